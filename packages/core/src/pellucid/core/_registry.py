@@ -1,0 +1,77 @@
+"""Finds plugins by entry point; our own packages register as anybody's do.
+
+Nothing is imported before it is asked for by name.
+"""
+
+import functools
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from pellucid.core._errors import MissingDependencyError, UnknownNameError
+
+GROUPS = (
+    "pellucid.architectures",
+    "pellucid.families",
+    "pellucid.losses",
+    "pellucid.models",
+    "pellucid.optimizers",
+    "pellucid.trackers",
+)
+"""The entry-point groups of Pellucid."""
+
+_HOMES = {
+    "pellucid.losses": "pellucid-losses",
+    "pellucid.models": "pellucid-hf",
+    "pellucid.optimizers": "pellucid-optimizers",
+    "pellucid.trackers": "pellucid-optimizers",
+}
+
+
+def names(group: str) -> list[str]:
+    """Return the names registered in a group, sorted.
+
+    Raises:
+        UnknownNameError: If there is no such group.
+    """
+    return sorted(_entries(group))
+
+
+def load(group: str, name: str) -> Any:
+    """Import and return what a name in a group stands for.
+
+    Args:
+        group: One of `GROUPS`.
+        name: A registered name.
+
+    Raises:
+        UnknownNameError: If the group or the name is unknown; near matches are offered.
+        MissingDependencyError: If the plugin needs a distribution that is not installed, or if
+            nothing at all is installed that registers in the group.
+    """
+    entries = _entries(group)
+    if not entries and group in _HOMES:
+        raise MissingDependencyError(
+            f"no package that registers in {group!r} is installed, so {name!r} is not known. "
+            f"pip install {_HOMES[group]}"
+        )
+    if name not in entries:
+        raise UnknownNameError(group.removeprefix("pellucid.").rstrip("s"), name, entries)
+    return _import(entries[name])
+
+
+@functools.cache
+def _entries(group: str) -> dict[str, EntryPoint]:
+    if group not in GROUPS:
+        raise UnknownNameError("entry-point group", group, GROUPS)
+    return {entry.name: entry for entry in entry_points(group=group)}
+
+
+def _import(entry: EntryPoint) -> Any:
+    try:
+        return entry.load()
+    except ModuleNotFoundError as error:
+        home = entry.dist.name if entry.dist else "its distribution"
+        raise MissingDependencyError(
+            f"{entry.name!r} ({entry.value}) needs the module {error.name!r}, which is not "
+            f"installed. Install {home} with the extra that brings it."
+        ) from error

@@ -1,0 +1,36 @@
+"""The glossary of axis names.
+
+Every tensor annotation in Pellucid takes its axis names from here, so that a name means one thing
+in every package and a shape error speaks a language that its reader can look up.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+AXES: Mapping[str, str] = MappingProxyType(
+    {
+        "batch": "independent samples that one forward pass holds",
+        "d_embed": "width of the vector that an encoder returns",
+        "d_head": "width of one attention head",
+        "d_model": "width of the residual stream and of token embeddings",
+        "d_vocab": "rows of the token embedding table, padded rows included",
+        "head": "attention heads",
+        "k": "entries kept of a longer axis, best first",
+        "layer": "transformer blocks, first to last",
+        "n_allowed": "token ids that a constraint admits, ascending",
+        "n_candidates": "trigger candidates evaluated together",
+        "n_classes": "classes of a classifier",
+        "n_losses": "components of a combined loss",
+        "n_params": "weights of a model, flattened in the order of its parameters",
+        "n_templates": "templates that one trigger must serve",
+        "pos": "token positions of a full input, first to last",
+        "query_pos": "positions that attend, as rows of an attention pattern",
+        "key_pos": "positions attended to, as columns of an attention pattern",
+        "response_pos": "token positions of a generated response",
+        "target_pos": "token positions of a target response",
+        "trigger_pos": "token positions of the trigger",
+    }
+)
+"""Axis name to its meaning."""
+
+__all__ = ["AXES"]
