@@ -1,0 +1,136 @@
+"""Rules about the text of Python files that the linters do not know."""
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from workspace.model import Violation, Workspace
+from workspace.source import dotted_name, functions, parse
+
+MAX_FILE_LINES = 450
+MAX_FUNCTION_LINES = 70
+
+_MARKS = {f"pytest.mark.{kind}": f"pytest.mark.{kind}" for kind in ("skip", "skipif", "xfail")}
+_CALLS = {f"pytest.{kind}": f"pytest.{kind}" for kind in ("skip", "xfail", "importorskip")}
+_QUARANTINED = {"pytest.mark.skip", "pytest.mark.xfail"}
+_QUARANTINE_ROW = re.compile(r"^\| `(?P<test>[^`]+::[^`]+)` \|", re.MULTILINE)
+
+
+def no_future_annotations(workspace: Workspace) -> Iterator[Violation]:
+    """Annotations stay values, so that the runtime checker can read them."""
+    for path in workspace.python_files():
+        for node in parse(path).body:
+            is_future = isinstance(node, ast.ImportFrom) and node.module == "__future__"
+            if is_future and "annotations" in {alias.name for alias in node.names}:
+                yield Violation(
+                    f"{workspace.show(path)}:{node.lineno}",
+                    "from __future__ import annotations hides types from the runtime checker",
+                    "delete the line",
+                )
+
+
+def files_are_short(workspace: Workspace) -> Iterator[Violation]:
+    """One idea per file; a long file holds several."""
+    for path in workspace.python_files():
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        if lines > MAX_FILE_LINES:
+            yield Violation(
+                workspace.show(path),
+                f"{lines} lines, more than {MAX_FILE_LINES}",
+                "split it by idea",
+            )
+
+
+def functions_are_short(workspace: Workspace) -> Iterator[Violation]:
+    """A function is read at one glance, its docstring included."""
+    for path in workspace.python_files():
+        for function in functions(parse(path)):
+            lines = (function.end_lineno or function.lineno) - function.lineno + 1
+            if lines > MAX_FUNCTION_LINES:
+                yield Violation(
+                    f"{workspace.show(path)}:{function.lineno}",
+                    f"{function.name} has {lines} lines, more than {MAX_FUNCTION_LINES}",
+                    "give its parts names of their own",
+                )
+
+
+def skips_give_reasons(workspace: Workspace) -> Iterator[Violation]:
+    """A test that does not run says why."""
+    for path in _test_files(workspace):
+        tree = parse(path)
+        aliases = _pytest_names(tree)
+        called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        for node in ast.walk(tree):
+            kind = _skip_kind(node, aliases)
+            if kind is None or id(node) in called:
+                continue
+            if not isinstance(node, ast.Call) or not _has_reason(node, kind):
+                yield Violation(
+                    f"{workspace.show(path)}:{getattr(node, 'lineno', 0)}",
+                    f"{kind} without a reason",
+                    'say why in reason="..."',
+                )
+
+
+def quarantine_is_listed(workspace: Workspace) -> Iterator[Violation]:
+    """Tests that are switched off stand in CONTRIBUTING.md, and nothing else does."""
+    path = workspace.root / "CONTRIBUTING.md"
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    listed = {match["test"] for match in _QUARANTINE_ROW.finditer(text)}
+    marked = set(_switched_off(workspace))
+    for test in sorted(marked - listed):
+        yield Violation(
+            test, "is switched off without a row", "add it to the quarantine in CONTRIBUTING.md"
+        )
+    for test in sorted(listed - marked):
+        yield Violation(
+            "CONTRIBUTING.md", f"the quarantine lists {test}, which runs", "remove the row"
+        )
+
+
+def _switched_off(workspace: Workspace) -> Iterator[str]:
+    for path in _test_files(workspace):
+        tree = parse(path)
+        aliases = _pytest_names(tree)
+        for node in ast.walk(tree):
+            decorators: list[ast.expr] = getattr(node, "decorator_list", [])
+            if any(_skip_kind(decorator, aliases) in _QUARANTINED for decorator in decorators):
+                yield f"{workspace.show(path)}::{getattr(node, 'name', '')}"
+
+
+def _test_files(workspace: Workspace) -> Iterator[Path]:
+    for package in workspace.packages:
+        yield from package.test_files()
+    yield from sorted((workspace.root / "tests").rglob("*.py"))
+
+
+def _pytest_names(tree: ast.Module) -> Mapping[str, str]:
+    """Return local names of what a file takes from pytest: `skip` for `from pytest import skip`."""
+    names: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "pytest":
+            names |= {alias.asname or alias.name: f"pytest.{alias.name}" for alias in node.names}
+        if isinstance(node, ast.Import):
+            names |= {a.asname: "pytest" for a in node.names if a.name == "pytest" and a.asname}
+    return names
+
+
+def _skip_kind(node: ast.AST, aliases: Mapping[str, str]) -> str | None:
+    """Return the full name of the skip that a node is, be it a call or a bare decorator."""
+    is_call = isinstance(node, ast.Call)
+    expression = node.func if is_call else node
+    if not isinstance(expression, ast.Attribute | ast.Name):
+        return None
+    head, _, rest = dotted_name(expression).partition(".")
+    name = ".".join(part for part in (aliases.get(head, head), rest) if part)
+    return _MARKS.get(name) or (_CALLS.get(name) if is_call else None)
+
+
+def _has_reason(call: ast.Call, kind: str) -> bool:
+    named = {keyword.arg: keyword.value for keyword in call.keywords}
+    reason = named.get("reason")
+    if reason is None and call.args and kind in {"pytest.skip", "pytest.xfail", "pytest.mark.skip"}:
+        reason = call.args[0]
+    is_empty = isinstance(reason, ast.Constant) and not str(reason.value or "").strip()
+    return reason is not None and not is_empty
