@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 
 from pellucid.core._batching import map_in_batches
@@ -58,6 +58,24 @@ class TokenAccessMixin(ABC):
     def vocab_size(self) -> int:
         """The number of token ids that the model can be given."""
         return as_tokenizer(self.tokenizer).vocab_size
+
+    def encode_trigger(self, trigger: str) -> Int64[Tensor, " trigger_pos"]:
+        """Return a trigger's token ids as they stand in the templates, on the CPU.
+
+        Raises:
+            InputsNotSetError: Before `set_inputs_from_tokens`.
+        """
+        return self._set_token_inputs().encode_trigger(trigger)
+
+    def decode_triggers(
+        self, candidate_trigger_ids: Int[Tensor, "n_candidates trigger_pos"]
+    ) -> list[str]:
+        """Return the texts that, filled into the templates, stand for these token ids.
+
+        Raises:
+            InputsNotSetError: Before `set_inputs_from_tokens`.
+        """
+        return self._set_token_inputs().decode_triggers(candidate_trigger_ids)
 
     def retokenization_mask(
         self, candidate_trigger_ids: Int[Tensor, "n_candidates trigger_pos"]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Int64
 from torch import Tensor
 
 from pellucid.core._errors import ArgumentError
@@ -77,6 +77,18 @@ class TokenInputManager(InputsManager):
     ) -> ModelInput:
         """Return one template with candidate triggers filled in."""
 
+    def encode_trigger(self, trigger: str) -> Int64[Tensor, " trigger_pos"]:
+        """Return a trigger's token ids as they stand in the templates, on the CPU.
+
+        By default those of the trigger alone. Managers that know the text around it override this,
+        since the space before a trigger may belong to its first token.
+        """
+        return self.tokenizer.encode_trigger(trigger)
+
+    def decode_triggers(self, trigger_ids: Int[Tensor, "n_candidates trigger_pos"]) -> list[str]:
+        """Return the texts that, filled into the templates, stand for these token ids."""
+        return self.tokenizer.decode_triggers(trigger_ids)
+
     def retokenization_mask(
         self, trigger_ids: Int[Tensor, "n_candidates trigger_pos"]
     ) -> Bool[Tensor, " n_candidates"]:
@@ -86,7 +98,7 @@ class TokenInputManager(InputsManager):
         the trigger override this with the stricter test of the whole input.
         """
         rows = trigger_ids.tolist()
-        again = self.tokenizer.batch_encode(self.tokenizer.decode_triggers(rows))
+        again = self.tokenizer.batch_encode(self.decode_triggers(trigger_ids))
         return torch.tensor([a == b for a, b in zip(rows, again, strict=True)], dtype=torch.bool)
 
 
@@ -155,7 +167,7 @@ class DefaultTokenInputManager(TokenInputManager):
         """
         if kwargs:
             raise ArgumentError(f"unknown arguments {sorted(kwargs)!r}; this manager has none.")
-        triggers = self.tokenizer.decode_triggers(trigger_ids)
+        triggers = self.decode_triggers(trigger_ids)
         filled = self._texts.get_triggered_inputs(chosen_template_idx, triggers)
         return ModelInput(**filled.to_dict(), input_trigger_ids=trigger_ids)
 

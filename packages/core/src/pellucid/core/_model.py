@@ -74,6 +74,17 @@ class BaseModel(ABC):
         """Set all counters to zero."""
         self._usage = UsageStats()
 
+    def restore_usage_stats(self, stats: Mapping[str, int]) -> None:
+        """Set the counters to what `get_usage_stats` returned in an earlier process.
+
+        Raises:
+            ArgumentError: If a counter is unknown.
+        """
+        try:
+            self._usage = UsageStats(**stats)
+        except TypeError as error:
+            raise ArgumentError(f"unknown usage counters in {dict(stats)!r}.") from error
+
     def _counted_module(self) -> Any:
         return self._model
 

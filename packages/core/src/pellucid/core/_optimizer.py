@@ -153,18 +153,29 @@ class BaseOptimizer(ABC):
         templates: Sequence[Template],
         initial_trigger: str | None = None,
         targets: Targets | None = None,
+        extra_config: Mapping[str, Any] | None = None,
     ) -> Generator[list[Template]]:
         """Hold one run's life cycle; yields the validated templates.
 
         `optimize_trigger` enters it by itself; code that drives an optimizer step by step enters it
-        on its own. A result put into `summary` by the caller is what the tracker is finished with.
+        on its own. Entered again inside itself, it does no more than validate.
+
+        Args:
+            templates: As in `optimize_trigger`.
+            initial_trigger: As in `optimize_trigger`.
+            targets: As in `optimize_trigger`.
+            extra_config: Values to record beside the run's own configuration.
         """
         checked = check_templates(templates, targets)
+        if self._is_running:
+            yield checked
+            return
         self._best_logged = float("inf")
         self._summary: Mapping[str, Any] = {}
         for model in (self.model, *self.auxiliary_models().values()):
             model.reset_usage_stats()
-        self.tracker.init(self.describe(checked, initial_trigger, targets))
+        config = self.describe(checked, initial_trigger, targets)
+        self.tracker.init({**config, **(extra_config or {})})
         self._is_running = True
         status = "failed"
         try:
@@ -236,8 +247,6 @@ def _within_run(optimize: Callable[..., OptimizerResult]) -> Callable[..., Optim
         targets: Targets | None = None,
         **kwargs: Any,
     ) -> OptimizerResult:
-        if self._is_running:  # pyright: ignore[reportPrivateUsage] - a call of super()
-            return optimize(self, templates, initial_trigger, targets, **kwargs)
         with self.run(templates, initial_trigger, targets) as checked:
             result = optimize(self, checked, initial_trigger, targets, **kwargs)
             self.summarize(result)

@@ -9,15 +9,15 @@ from typing import Any
 
 from pellucid.core._errors import MissingDependencyError, UnknownNameError
 
-GROUPS = (
-    "pellucid.architectures",
-    "pellucid.families",
-    "pellucid.losses",
-    "pellucid.models",
-    "pellucid.optimizers",
-    "pellucid.trackers",
-)
-"""The entry-point groups of Pellucid."""
+GROUPS = {
+    "pellucid.architectures": "architecture",
+    "pellucid.families": "family",
+    "pellucid.losses": "loss",
+    "pellucid.models": "model",
+    "pellucid.optimizers": "optimizer",
+    "pellucid.trackers": "tracker",
+}
+"""The entry-point groups of Pellucid, and what one entry of each is called."""
 
 _HOMES = {
     "pellucid.losses": "pellucid-losses",
@@ -55,7 +55,7 @@ def load(group: str, name: str) -> Any:
             f"pip install {_HOMES[group]}"
         )
     if name not in entries:
-        raise UnknownNameError(group.removeprefix("pellucid.").rstrip("s"), name, entries)
+        raise UnknownNameError(GROUPS[group], name, entries)
     return _import(entries[name])
 
 

@@ -7,6 +7,7 @@ checks what crosses a boundary between packages.
 
 import functools
 import os
+import sys
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
@@ -32,6 +33,9 @@ def checker(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _
 def install_hook() -> None:
     """Check every annotated function of the namespace, when `PELLUCID_TYPECHECK=1` asks for it."""
     if _SWITCH == "1":
+        # The hook spells the checker out as an attribute of its package, which the import system
+        # sets only when the package has been imported.
+        setattr(sys.modules["pellucid"], "core", sys.modules["pellucid.core"])  # noqa: B010
         jaxtyping.install_import_hook("pellucid", "pellucid.core._typecheck.checker")
 
 
