@@ -21,8 +21,9 @@ def no_future_annotations(workspace: Workspace) -> Iterator[Violation]:
     """Annotations stay values, so that the runtime checker can read them."""
     for path in workspace.python_files():
         for node in parse(path).body:
-            is_future = isinstance(node, ast.ImportFrom) and node.module == "__future__"
-            if is_future and "annotations" in {alias.name for alias in node.names}:
+            if not isinstance(node, ast.ImportFrom) or node.module != "__future__":
+                continue
+            if "annotations" in {alias.name for alias in node.names}:
                 yield Violation(
                     f"{workspace.show(path)}:{node.lineno}",
                     "from __future__ import annotations hides types from the runtime checker",
