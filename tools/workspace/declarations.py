@@ -37,7 +37,7 @@ def sibling_bounds_are_true(workspace: Workspace) -> Iterator[Violation]:
                 yield Violation(
                     where,
                     f"requires {requirement.name}{requirement.bounds or ' without bounds'}",
-                    f"write {requirement.name}{_expected_bounds(sibling.version)}",
+                    f"write {requirement.name}{bounds_on(sibling.version)}",
                 )
 
 
@@ -54,7 +54,8 @@ def _next_breaking(version: str) -> tuple[int, ...]:
     return (major, minor + 1) if major == 0 else (major + 1,)
 
 
-def _expected_bounds(version: str) -> str:
+def bounds_on(version: str) -> str:
+    """Return the bounds that a sibling of this version is required with."""
     floor = ".".join(str(part) for part in release(version)[:2])
     cap = ".".join(str(part) for part in _next_breaking(version))
     return f">={floor},<{cap}"

@@ -4,7 +4,7 @@ import re
 
 from workspace.model import NAMESPACE, Package, Workspace, WorkspaceError
 
-_TAG = re.compile(rf"{NAMESPACE}-(?P<name>[a-z][a-z0-9_]*)-v(?P<version>.+)")
+_TAG = re.compile(rf"{NAMESPACE}-(?P<name>[a-z][a-z0-9]*)-v(?P<version>.+)")
 
 
 def package_of(workspace: Workspace, tag: str) -> Package:
