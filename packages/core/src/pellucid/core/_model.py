@@ -1,7 +1,7 @@
 """The bases of all models. None of them needs `super().__init__()` to be called."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -11,7 +11,7 @@ from pellucid.core._flops import FlopCounterBase, ManualFlopCounter
 from pellucid.core._flow import Flow
 from pellucid.core._model_io import ModelOutput
 from pellucid.core._targets import MessageTargets
-from pellucid.core._template import Messages
+from pellucid.core._template import Template
 from pellucid.core._usage import UsageStats
 
 Provides = Mapping[Flow, Mapping[str, tuple[str, ...]]]
@@ -36,7 +36,7 @@ class BaseModel(ABC):
     _usage: UsageStats | None = None
 
     @abstractmethod
-    def __call__(self, input_texts: list[str], **kwargs: Any) -> Any:
+    def __call__(self, input_texts: Any, **kwargs: Any) -> Any:
         """Answer texts in the model's most natural form."""
 
     @property
@@ -138,16 +138,16 @@ class _TextModel(BaseModel):
     _call_options: ClassVar[Mapping[str, bool]] = {}
 
     @abstractmethod
-    def invoke_from_texts(self, input_texts: list[str], **kwargs: Any) -> ModelOutput:
+    def invoke_from_texts(self, input_texts: Any, **kwargs: Any) -> ModelOutput:
         """Run one forward pass, or make one request, over texts."""
 
     def __call__(
-        self, input_texts: list[str], return_full_output: bool = False, **kwargs: Any
+        self, input_texts: Sequence[Template], return_full_output: bool = False, **kwargs: Any
     ) -> Any:
         """Answer texts.
 
         Args:
-            input_texts: The texts.
+            input_texts: The texts; conversations, too, where the model knows them.
             return_full_output: Whether to return the whole `ModelOutput`.
             **kwargs: Passed to `invoke_from_texts`.
 
@@ -175,7 +175,7 @@ class LMBaseModel(_TextModel):
     @abstractmethod
     def invoke_from_texts(
         self,
-        input_texts: list[str] | list[Messages],
+        input_texts: Sequence[Template],
         message_targets: MessageTargets | None = None,
         require_target_prefill: bool = False,
         require_generation: bool = False,

@@ -1,1 +1,50 @@
-"""pellucid.optimizers."""
+"""Ask/tell optimizers of discrete triggers, and the run that drives them.
+
+An optimizer proposes candidates and is told their losses; a `Run` evaluates, records, checkpoints,
+stops and resumes. Token constraints, the retokenization filter and trackers are shared by all.
+"""
+
+from pellucid.optimizers._asktell import AskTellOptimizer
+from pellucid.optimizers._best import RunningBest
+from pellucid.optimizers._constraints import TokenConstraints
+from pellucid.optimizers._exact_match import ExactMatch
+from pellucid.optimizers._gcg import GCGOptimizer
+from pellucid.optimizers._problem import Problem
+from pellucid.optimizers._protocol import AskTell
+from pellucid.optimizers._random import StepRandom
+from pellucid.optimizers._random_search import RandomSearchOptimizer, RandomSearchState
+from pellucid.optimizers._retokenization import (
+    draw_surviving,
+    retokenize_filtering,
+    retokenize_mask,
+)
+from pellucid.optimizers._run import Run
+from pellucid.optimizers._sampling import draw_tokens, sample_blocks, sample_substitutions
+from pellucid.optimizers._state import SearchState
+from pellucid.optimizers._step import Callback, Step
+from pellucid.optimizers._trackers import DictTracker, JSONLTracker
+
+__all__ = [
+    "AskTell",
+    "AskTellOptimizer",
+    "Callback",
+    "DictTracker",
+    "ExactMatch",
+    "GCGOptimizer",
+    "JSONLTracker",
+    "Problem",
+    "RandomSearchOptimizer",
+    "RandomSearchState",
+    "Run",
+    "RunningBest",
+    "SearchState",
+    "Step",
+    "StepRandom",
+    "TokenConstraints",
+    "draw_surviving",
+    "draw_tokens",
+    "retokenize_filtering",
+    "retokenize_mask",
+    "sample_blocks",
+    "sample_substitutions",
+]

@@ -1,0 +1,134 @@
+"""A run's questions to the model: what candidates cost, and which substitutions promise most."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from pellucid.core import (
+    BaseLoss,
+    BaseModel,
+    BaseTokenizer,
+    Flow,
+    LossResolutionError,
+    LossTextAccessMixin,
+    Substitutions,
+    Targets,
+    Template,
+    as_tokenizer,
+    replace_nan,
+)
+from pellucid.optimizers._constraints import TokenConstraints
+
+
+class Problem:
+    """Templates, targets and a loss, asked about through one flow of a model.
+
+    Everything that goes in and comes out lies on the CPU.
+
+    Args:
+        model: The model; it has the access that the flow needs.
+        loss: The loss.
+        flow: Whether candidates are given as token ids or as text.
+        tokenizer: Encodes and decodes triggers in the flow of texts.
+    """
+
+    def __init__(
+        self,
+        model: BaseModel,
+        loss: BaseLoss,
+        *,
+        flow: Flow,
+        tokenizer: BaseTokenizer | None = None,
+    ) -> None:
+        self.model: Any = model
+        self.loss = loss
+        self.flow = flow
+        self._tokenizer: Any = tokenizer
+        self._allowed: dict[TokenConstraints, Tensor] = {}
+
+    def set_inputs(self, templates: Sequence[Template], targets: Targets | None) -> None:
+        """Hand the templates to the model, as text, too, where it takes text."""
+        if self.flow is Flow.TOKENS:
+            self.model.set_inputs_from_tokens(templates, targets)
+        if isinstance(self.model, LossTextAccessMixin):
+            self.model.set_inputs_from_texts(templates, targets)
+
+    def encode(self, trigger: str) -> Int64[Tensor, " trigger_pos"]:
+        """Return a trigger's token ids."""
+        source = self.model if self.flow is Flow.TOKENS else self._tokenizer
+        return source.encode_trigger(trigger).cpu()
+
+    def decode(self, candidates: Int64[Tensor, "n_candidates trigger_pos"]) -> list[str]:
+        """Return each candidate as text."""
+        source = self.model if self.flow is Flow.TOKENS else self._tokenizer
+        return source.decode_triggers(candidates)
+
+    def survives(
+        self, candidates: Int64[Tensor, "n_candidates trigger_pos"]
+    ) -> Bool[Tensor, " n_candidates"]:
+        """Say which candidates are the same tokens again once they have been text."""
+        return self.model.retokenization_mask(candidates).cpu()
+
+    def allowed_ids(self, constraints: TokenConstraints) -> Int64[Tensor, " n_allowed"]:
+        """Return the tokens that constraints admit, int64, ascending; computed once a run."""
+        if constraints not in self._allowed:
+            tokens = self.flow is Flow.TOKENS
+            tokenizer = as_tokenizer(self.model.tokenizer) if tokens else self._tokenizer
+            n_ids = self.model.vocab_size if tokens else None
+            self._allowed[constraints] = constraints.get_whitelist_ids(tokenizer, n_ids)
+        return self._allowed[constraints]
+
+    def compute_losses(
+        self, candidates: Int64[Tensor, "n_candidates trigger_pos"]
+    ) -> Float[Tensor, " n_candidates"]:
+        """Return each candidate's loss, the mean over templates, NaN made +inf.
+
+        Candidates that occur twice are computed once.
+        """
+        unique, places = torch.unique(candidates, dim=0, return_inverse=True)
+        if self.flow is Flow.TOKENS:
+            losses = self.model.compute_loss_from_tokens(unique.to(self.model.device), self.loss)
+        else:
+            losses = self.model.compute_loss_from_texts(self.decode(unique), self.loss)
+        return replace_nan(losses.float().cpu())[places]
+
+    def compute_topk(
+        self,
+        trigger_ids: Int64[Tensor, " trigger_pos"],
+        k: int,
+        allowed_ids: Int64[Tensor, " n_allowed"],
+    ) -> Substitutions:
+        """Return, for each position of one trigger, the k allowed tokens of lowest gradient."""
+        found = self.model.compute_topk_from_tokens(
+            self.loss, trigger_ids[None].to(self.model.device), k, allowed_ids
+        )
+        return Substitutions(found.token_ids.cpu(), found.scores.cpu())
+
+    def verify(self, trigger_ids: Int64[Tensor, " trigger_pos"]) -> tuple[float | None, int | None]:
+        """Recompute a trigger's loss from text.
+
+        Returns:
+            The loss, None where the model or the loss does not work on text; and the number of
+            tokens that differ between the trigger given as text and as it was optimized.
+        """
+        if not isinstance(self.model, LossTextAccessMixin):
+            return None, None
+        (text,) = self.decode(trigger_ids[None])
+        try:
+            loss = float(self.model.compute_loss_from_texts([text], self.loss)[0])
+        except LossResolutionError:
+            # The loss reads what exists in the flow of tokens alone, attention patterns say.
+            return None, None
+        return loss, self._count_gap(trigger_ids, text)
+
+    def _count_gap(self, trigger_ids: Tensor, text: str) -> int | None:
+        if self.flow is not Flow.TOKENS:
+            return None
+        before, after = trigger_ids.tolist(), self.encode(text).tolist()
+        differing = sum(a != b for a, b in zip(before, after, strict=False))
+        gap = differing + abs(len(before) - len(after))
+        # Equal on its own, but merged with its neighbours in a template: one token at the least.
+        return gap if gap or bool(self.survives(trigger_ids[None])[0]) else 1

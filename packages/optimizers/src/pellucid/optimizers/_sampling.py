@@ -1,0 +1,67 @@
+"""Draws candidates around a trigger."""
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+
+def sample_substitutions(
+    trigger_ids: Int64[Tensor, " trigger_pos"],
+    substitutes: Int64[Tensor, "trigger_pos k"],
+    *,
+    n_candidates: int,
+    n_replace: int,
+    generator: torch.Generator,
+) -> Int64[Tensor, "n_candidates trigger_pos"]:
+    """Replace tokens at random positions by random ones of the tokens offered there.
+
+    Args:
+        trigger_ids: The trigger to start from.
+        substitutes: The tokens offered for each position.
+        n_candidates: How many candidates to draw.
+        n_replace: How many distinct positions of a candidate to replace.
+        generator: Source of randomness, on the CPU.
+
+    Returns:
+        Candidates that differ from the trigger in at most `n_replace` positions.
+    """
+    n_positions, k = substitutes.shape
+    order = torch.rand(n_candidates, n_positions, generator=generator)
+    positions = order.topk(n_replace, dim=1).indices
+    ranks = torch.randint(k, (n_candidates, n_replace), generator=generator)
+    candidates = trigger_ids.repeat(n_candidates, 1)
+    return candidates.scatter_(1, positions, substitutes[positions, ranks])
+
+
+def sample_blocks(
+    trigger_ids: Int64[Tensor, " trigger_pos"],
+    allowed_ids: Int64[Tensor, " n_allowed"],
+    *,
+    n_candidates: int,
+    block_len: int,
+    generator: torch.Generator,
+) -> Int64[Tensor, "n_candidates trigger_pos"]:
+    """Replace one block of neighbouring tokens, at a random place, by random tokens.
+
+    Args:
+        trigger_ids: The trigger to start from.
+        allowed_ids: The tokens to draw from.
+        n_candidates: How many candidates to draw.
+        block_len: The number of neighbours to replace; at most the trigger's length.
+        generator: Source of randomness, on the CPU.
+
+    Returns:
+        Candidates that differ from the trigger within one block each.
+    """
+    n_starts = len(trigger_ids) - block_len + 1
+    starts = torch.randint(n_starts, (n_candidates, 1), generator=generator)
+    drawn = draw_tokens(allowed_ids, (n_candidates, block_len), generator)
+    positions = starts + torch.arange(block_len)
+    return trigger_ids.repeat(n_candidates, 1).scatter_(1, positions, drawn)
+
+
+def draw_tokens(
+    allowed_ids: Int64[Tensor, " n_allowed"], shape: tuple[int, ...], generator: torch.Generator
+) -> Int64[Tensor, "*shape"]:
+    """Return independent, uniformly distributed tokens of a shape."""
+    return allowed_ids[torch.randint(len(allowed_ids), shape, generator=generator)]
