@@ -1,1 +1,25 @@
-"""pellucid.losses."""
+"""Losses over what a language model, an encoder or a classifier returns.
+
+Each is a callable that names the fields it reads and returns one float for each sample, the lower
+the better; arithmetic is in float32 or wider. They are grouped by what they read, and registered
+in the entry-point group `pellucid.losses`.
+"""
+
+from pellucid.losses._embedding import EmbeddingBasedLoss, SimilarityLoss
+from pellucid.losses._prefill import PrefillBasedLoss, PrefillCELoss
+from pellucid.losses._text import FirstTokenNLLLoss, TextBasedLoss
+from pellucid.losses._token_nll import IGNORE_INDEX, masked_mean
+from pellucid.losses._trigger_logits import TriggerLogitBasedLoss, TriggerPerplexityLoss
+
+__all__ = [
+    "IGNORE_INDEX",
+    "EmbeddingBasedLoss",
+    "FirstTokenNLLLoss",
+    "PrefillBasedLoss",
+    "PrefillCELoss",
+    "SimilarityLoss",
+    "TextBasedLoss",
+    "TriggerLogitBasedLoss",
+    "TriggerPerplexityLoss",
+    "masked_mean",
+]
