@@ -32,12 +32,14 @@ DISTRIBUTION_OF = {
 def imports_are_declared(workspace: Workspace) -> Iterator[Violation]:
     """A package declares whatever its modules import, also inside functions."""
     for package in workspace.packages:
+        # What is missing is reported where it is imported first, and then taken for declared.
         declared = {requirement.name for requirement in package.runtime} | {package.distribution}
         for path in package.source_files():
             module = _module_name(package, path)
             for line, name in imported_modules(path, module):
                 distribution = _distribution(name)
                 if distribution and distribution not in declared:
+                    declared.add(distribution)
                     yield Violation(
                         f"{workspace.show(path)}:{line}",
                         f"imports {name}, but {package.distribution} does not declare it",
@@ -56,6 +58,7 @@ def needs_of_tests_are_declared(workspace: Workspace) -> Iterator[Violation]:
                 if not distribution or name.split(".")[0] in local:
                     continue
                 if distribution not in available:
+                    available.add(distribution)
                     yield Violation(
                         f"{workspace.show(path)}:{line}",
                         f"imports {name}, which an isolated test environment lacks",
