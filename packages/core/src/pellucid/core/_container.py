@@ -2,16 +2,17 @@
 
 import dataclasses
 import difflib
+import functools
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, TypeVar, dataclass_transform, get_type_hints
+from typing import Any, TypeVar, dataclass_transform, get_type_hints, no_type_check
 
 import jaxtyping
 from beartype.door import is_bearable
 
 from pellucid.core._errors import ContainerError
-from pellucid.core._typecheck import are_boundaries_checked
+from pellucid.core._typecheck import CHECKS, are_boundaries_checked
 
 _T = TypeVar("_T")
 
@@ -63,14 +64,22 @@ def field_names(cls: Any) -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(cls))
 
 
+# Under the import hook a checked function has axis names of its own; those of a container's fields
+# must outlive this one.
+@no_type_check
 def _satisfies(value: Any, hint: Any) -> bool:
-    # beartype looks at one random element of a list; a container looks at every one.
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return any(_satisfies(value, option) for option in typing.get_args(hint))
-    if typing.get_origin(hint) is list:
-        (element,) = typing.get_args(hint)
-        return isinstance(value, list) and all(_satisfies(held, element) for held in value)
-    return is_bearable(value, hint)
+    # beartype looks at one random element of a list or a dict; a container looks at every one.
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_satisfies(value, option) for option in options)
+    if origin is list:
+        return isinstance(value, list) and all(_satisfies(held, options[0]) for held in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(
+            _satisfies(key, options[0]) and _satisfies(held, options[1])
+            for key, held in value.items()
+        )
+    return is_bearable(value, hint, conf=CHECKS)
 
 
 def _describe_misfit(owner: str, name: str, held: Any, hints: Mapping[str, Any]) -> str:
@@ -100,6 +109,7 @@ def _refuse_unknown_fields(cls: type) -> None:
     names = field_names(cls)
     build = cls.__init__
 
+    @functools.wraps(build)
     def __init__(self: Any, **fields: Any) -> None:
         unknown = [name for name in fields if name not in names]
         if unknown:

@@ -22,7 +22,9 @@ _Result = TypeVar("_Result")
 _SWITCH = os.environ.get("PELLUCID_TYPECHECK", "")
 
 # An int where a float is annotated is what everybody writes; beartype refuses it by default.
-_CHECKER = beartype(conf=BeartypeConf(is_pep484_tower=True))
+CHECKS = BeartypeConf(is_pep484_tower=True)
+
+_CHECKER = beartype(conf=CHECKS)
 
 
 def checker(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
