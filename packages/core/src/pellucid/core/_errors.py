@@ -5,6 +5,7 @@ All descend from `PellucidError`; each also is the builtin kind that its users w
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class PellucidError(Exception):
@@ -60,6 +61,9 @@ class LossResolutionError(PellucidError, LookupError):
             f"Use a model and a flow that provide {parameter!r}, or set it in Targets."
         )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.loss_name, self.parameter, self.available)
+
 
 class RetokenizationError(PellucidError, RuntimeError):
     """No candidate survives decoding and encoding again."""
@@ -91,6 +95,9 @@ class UnknownNameError(PellucidError, ValueError, LookupError):
         self.name = name
         self.known = sorted(known)
         super().__init__(f"unknown {kind} {name!r}. {self._advice()}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.kind, self.name, self.known)
 
     def _advice(self) -> str:
         near = difflib.get_close_matches(self.name, self.known, n=3, cutoff=0.5)
