@@ -191,6 +191,12 @@ def style_plants() -> Iterator[Plant]:
         "test_square.py::test_b: is switched off without a row",
     )
     yield Plant(
+        "quarantine_is_listed",
+        SQUARE_TEST,
+        "pytestmark = [pytest.mark.skip(reason='flaky')]\n",
+        "test_square.py::*: is switched off without a row",
+    )
+    yield Plant(
         "quarantine_is_listed", "CONTRIBUTING.md", "| `tests/test_a.py::test_b` | x |\n", "runs"
     )
 

@@ -91,13 +91,20 @@ def quarantine_is_listed(workspace: Workspace) -> Iterator[Violation]:
 
 
 def _switched_off(workspace: Workspace) -> Iterator[str]:
+    """Yield `path::name` for a switched-off function or class, `path::*` for any other mark."""
     for path in _test_files(workspace):
         tree = parse(path)
         aliases = _pytest_names(tree)
+        decorating: set[int] = set()
         for node in ast.walk(tree):
             decorators: list[ast.expr] = getattr(node, "decorator_list", [])
-            if any(_skip_kind(decorator, aliases) in _QUARANTINED for decorator in decorators):
+            off = [mark for mark in decorators if _skip_kind(mark, aliases) in _QUARANTINED]
+            decorating |= {id(part) for mark in off for part in ast.walk(mark)}
+            if off:
                 yield f"{workspace.show(path)}::{getattr(node, 'name', '')}"
+        for node in ast.walk(tree):
+            if _skip_kind(node, aliases) in _QUARANTINED and id(node) not in decorating:
+                yield f"{workspace.show(path)}::*"
 
 
 def _test_files(workspace: Workspace) -> Iterator[Path]:
