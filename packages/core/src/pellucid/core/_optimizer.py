@@ -30,6 +30,10 @@ class BaseOptimizer(ABC):
     Around each call of it, templates are validated, usage is reset, the tracker is started and
     finished, and the models' inputs are cleared, whatever happens inside.
 
+    Attributes:
+        model_requirements: The access mixins that the model must have.
+        owns_life_cycle: Set by classes whose `optimize_trigger` enters `run` by itself.
+
     Args:
         model: The model to optimize against.
         loss: What to lower.
@@ -43,6 +47,7 @@ class BaseOptimizer(ABC):
     """
 
     model_requirements: ClassVar[tuple[type, ...]] = ()
+    owns_life_cycle: ClassVar[bool] = False
 
     _budget: Budget | None = None
     _best_logged: float = float("inf")
@@ -68,7 +73,8 @@ class BaseOptimizer(ABC):
         # Who overrides optimize_trigger gets the life cycle without having to ask for it.
         super().__init_subclass__(**kwargs)
         own = cls.__dict__.get("optimize_trigger")
-        if own is not None and not getattr(own, "__isabstractmethod__", False):
+        is_concrete = own is not None and not getattr(own, "__isabstractmethod__", False)
+        if is_concrete and not cls.owns_life_cycle:
             setattr(cls, "optimize_trigger", _within_run(own))  # noqa: B010
 
     @abstractmethod

@@ -75,3 +75,8 @@ def _import(entry: EntryPoint) -> Any:
             f"{entry.name!r} ({entry.value}) needs the module {error.name!r}, which is not "
             f"installed. Install {home} with the extra that brings it."
         ) from error
+    except AttributeError as error:
+        raise MissingDependencyError(
+            f"{entry.name!r} is registered as {entry.value!r}, where there is nothing ({error}). "
+            "Install a version of its distribution that fits."
+        ) from error

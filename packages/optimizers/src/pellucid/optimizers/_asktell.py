@@ -14,6 +14,8 @@ from pellucid.optimizers._step import Callback
 class AskTellOptimizer(AskTell):
     """An optimizer that decides, and leaves evaluating, recording and resuming to a `Run`."""
 
+    owns_life_cycle = True
+
     def iterate(
         self,
         templates: Sequence[Template],

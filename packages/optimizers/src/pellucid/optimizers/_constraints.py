@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Int64
@@ -31,7 +32,7 @@ class TokenConstraints:
     disallow_non_ascii: bool = True
     disallow_special_tokens: bool = True
     disallow_unused_tokens: bool = True
-    disallow_custom_token_ids: tuple[int, ...] = ()
+    disallow_custom_token_ids: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "disallow_custom_token_ids", tuple(self.disallow_custom_token_ids))
