@@ -1,1 +1,56 @@
-"""pellucid.testing."""
+"""What it takes to test anything built on Pellucid.
+
+Conformance suites, one class for each contract, to subclass; `checked`, which holds any object to a
+contract's signatures; seeded tiny models and tokenizers that need no download. The pytest plugin,
+active wherever this package is installed, turns the runtime type checks on and the network off.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+# The plugin lives in this package, and pytest imports it before anything else. Were the names below
+# imported here, so would be `pellucid.core`, before the plugin has asked it to check its functions.
+if TYPE_CHECKING:
+    from pellucid.testing._network_error import NetworkAccessError
+    from pellucid.testing._tiny_encoder import TinyEncoder
+    from pellucid.testing._tiny_hf_models import tiny_bert, tiny_gpt2, tiny_llama
+    from pellucid.testing._tiny_hf_tokenizers import tiny_tokenizer, tiny_wordpiece_tokenizer
+    from pellucid.testing._tiny_inputs import TinyTokenInputManager
+    from pellucid.testing._tiny_lm import TinyLM
+    from pellucid.testing._tiny_tokenizer import TinyTokenizer
+
+_HOMES = {
+    "NetworkAccessError": "_network_error",
+    "TinyEncoder": "_tiny_encoder",
+    "TinyLM": "_tiny_lm",
+    "TinyTokenInputManager": "_tiny_inputs",
+    "TinyTokenizer": "_tiny_tokenizer",
+    "tiny_bert": "_tiny_hf_models",
+    "tiny_gpt2": "_tiny_hf_models",
+    "tiny_llama": "_tiny_hf_models",
+    "tiny_tokenizer": "_tiny_hf_tokenizers",
+    "tiny_wordpiece_tokenizer": "_tiny_hf_tokenizers",
+}
+
+__all__ = [
+    "NetworkAccessError",
+    "TinyEncoder",
+    "TinyLM",
+    "TinyTokenInputManager",
+    "TinyTokenizer",
+    "tiny_bert",
+    "tiny_gpt2",
+    "tiny_llama",
+    "tiny_tokenizer",
+    "tiny_wordpiece_tokenizer",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
