@@ -73,8 +73,9 @@ class BaseOptimizer(ABC):
         # Who overrides optimize_trigger gets the life cycle without having to ask for it.
         super().__init_subclass__(**kwargs)
         own = cls.__dict__.get("optimize_trigger")
-        is_concrete = own is not None and not getattr(own, "__isabstractmethod__", False)
-        if is_concrete and not cls.owns_life_cycle:
+        if own is None or getattr(own, "__isabstractmethod__", False):
+            return
+        if not cls.owns_life_cycle:
             setattr(cls, "optimize_trigger", _within_run(own))  # noqa: B010
 
     @abstractmethod

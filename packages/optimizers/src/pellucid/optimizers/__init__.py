@@ -4,13 +4,13 @@ An optimizer proposes candidates and is told their losses; a `Run` evaluates, re
 stops and resumes. Token constraints, the retokenization filter and trackers are shared by all.
 """
 
-from pellucid.optimizers._asktell import AskTellOptimizer
+from pellucid.optimizers._asktell import AskTellOptimizer, SearchOptimizer
 from pellucid.optimizers._best import RunningBest
 from pellucid.optimizers._constraints import TokenConstraints
 from pellucid.optimizers._exact_match import ExactMatch
 from pellucid.optimizers._gcg import GCGOptimizer
 from pellucid.optimizers._problem import Problem
-from pellucid.optimizers._protocol import AskTell
+from pellucid.optimizers._protocol import Moves, Search
 from pellucid.optimizers._random import StepRandom
 from pellucid.optimizers._random_search import RandomSearchOptimizer, RandomSearchState
 from pellucid.optimizers._retokenization import (
@@ -25,18 +25,20 @@ from pellucid.optimizers._step import Callback, Step
 from pellucid.optimizers._trackers import DictTracker, JSONLTracker
 
 __all__ = [
-    "AskTell",
     "AskTellOptimizer",
     "Callback",
     "DictTracker",
     "ExactMatch",
     "GCGOptimizer",
     "JSONLTracker",
+    "Moves",
     "Problem",
     "RandomSearchOptimizer",
     "RandomSearchState",
     "Run",
     "RunningBest",
+    "Search",
+    "SearchOptimizer",
     "SearchState",
     "Step",
     "StepRandom",

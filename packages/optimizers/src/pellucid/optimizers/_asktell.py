@@ -1,18 +1,25 @@
-"""The facade of an ask/tell optimizer: a whole run in one call, or step by step."""
+"""The facade of an optimizer, and the simple kind of step: ask once, be told once."""
 
+import dataclasses
 import os
+from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
+from jaxtyping import Float, Int64
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from pellucid.core import OptimizerResult, Targets, Template
-from pellucid.optimizers._protocol import AskTell
+from pellucid.optimizers._problem import Problem
+from pellucid.optimizers._protocol import Moves, Search, StateT
+from pellucid.optimizers._random import StepRandom
 from pellucid.optimizers._run import Run
 from pellucid.optimizers._step import Callback
 
 
-class AskTellOptimizer(AskTell):
-    """An optimizer that decides, and leaves evaluating, recording and resuming to a `Run`."""
+class SearchOptimizer(Search[StateT]):
+    """A whole run in one call, or step by step; subclasses give `start` and `step`."""
 
     owns_life_cycle = True
 
@@ -87,3 +94,50 @@ class AskTellOptimizer(AskTell):
             for step in bar:
                 bar.set_postfix_str(f"best {step.best_loss:.4f} {step.best_trigger!r}")
         return run.result()
+
+
+class AskTellOptimizer(SearchOptimizer[StateT]):
+    """An optimizer whose steps are one round of candidates: it asks, and is told their losses.
+
+    A subclass gives `ask`; it gives `start` and `tell`, too, if it remembers more than the current
+    trigger, or moves otherwise than to the best candidate.
+    """
+
+    def start(
+        self, problem: Problem, trigger_ids: Int64[Tensor, " trigger_pos"], loss: float
+    ) -> Any:
+        """Return the state before the first step."""
+        del problem
+        return self.state_type(trigger_ids=trigger_ids, loss=loss)
+
+    def step(self, problem: Problem, state: StateT, random: StepRandom) -> Moves[StateT]:
+        """Ask, and tell."""
+        candidates = self.ask(problem, state, random)
+        losses = yield candidates
+        return self.tell(state, candidates, losses)
+
+    @abstractmethod
+    def ask(
+        self, problem: Problem, state: StateT, random: StepRandom
+    ) -> Int64[Tensor, "n_candidates trigger_pos"]:
+        """Propose candidates.
+
+        Args:
+            problem: Gradients, decoding and the retokenization filter.
+            state: Where the search stands.
+            random: The step's source of randomness.
+
+        Returns:
+            Token ids, int64, of shape (n_candidates, trigger_pos), on the CPU.
+        """
+
+    def tell(
+        self,
+        state: StateT,
+        candidates: Int64[Tensor, "n_candidates trigger_pos"],
+        losses: Float[Tensor, " n_candidates"],
+    ) -> StateT:
+        """Return the next state; by default at the best candidate, better than before or not."""
+        lowest = int(losses.argmin())
+        trigger_ids = candidates[lowest].clone()
+        return dataclasses.replace(state, trigger_ids=trigger_ids, loss=float(losses[lowest]))

@@ -21,7 +21,7 @@ from pellucid.optimizers._sampling import sample_substitutions
 from pellucid.optimizers._state import SearchState
 
 
-class GCGOptimizer(AskTellOptimizer):
+class GCGOptimizer(AskTellOptimizer[SearchState]):
     """Greedy Coordinate Gradient (Zou et al. 2023, arXiv 2307.15043).
 
     A step takes the gradient at the current trigger, offers the `sample_topk` most promising tokens

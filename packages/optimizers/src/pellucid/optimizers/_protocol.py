@@ -1,9 +1,10 @@
-"""The ask/tell protocol: an optimizer proposes candidates and is told their losses."""
+"""What a run needs of an optimizer: where to start, and how to make one step."""
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Generator
+from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
 from pellucid.core import (
@@ -20,12 +21,14 @@ from pellucid.optimizers._problem import Problem
 from pellucid.optimizers._random import StepRandom
 from pellucid.optimizers._state import SearchState
 
+StateT = TypeVar("StateT", bound=SearchState)
 
-class AskTell(BaseOptimizer):
-    """The decisions of a search: what to try next, and where to move.
+Moves: TypeAlias = Generator[Tensor, Tensor, StateT]
+"""A step: yields candidates, is sent their losses, any number of times; returns the next state."""
 
-    A subclass gives `ask`; it gives `start` and `tell`, too, if it remembers more than the current
-    trigger, or moves otherwise than to the best candidate.
+
+class Search(BaseOptimizer, Generic[StateT]):
+    """The decisions of a search; a `Run` does everything else.
 
     Attributes:
         flow: Whether candidates are evaluated as token ids or as text.
@@ -55,42 +58,33 @@ class AskTell(BaseOptimizer):
         check_counts(num_steps=num_steps)
         self.num_steps = num_steps
 
+    @abstractmethod
     def start(
         self, problem: Problem, trigger_ids: Int64[Tensor, " trigger_pos"], loss: float
-    ) -> SearchState:
-        """Return the state before the first step."""
-        del problem
-        return SearchState(trigger_ids=trigger_ids, loss=loss)
-
-    @abstractmethod
-    def ask(
-        self, problem: Problem, state: SearchState, random: StepRandom
-    ) -> Int64[Tensor, "n_candidates trigger_pos"]:
-        """Propose candidates.
+    ) -> StateT:
+        """Return the state before the first step.
 
         Args:
-            problem: Gradients, decoding and the retokenization filter; its losses are the run's
-                business.
-            state: Where the search stands.
-            random: The step's source of randomness.
-
-        Returns:
-            Token ids, int64, of shape (n_candidates, trigger_pos), on the CPU.
+            problem: The run's questions to the model.
+            trigger_ids: The initial trigger.
+            loss: Its loss.
         """
 
-    def tell(
-        self,
-        state: SearchState,
-        candidates: Int64[Tensor, "n_candidates trigger_pos"],
-        losses: Float[Tensor, " n_candidates"],
-    ) -> SearchState:
-        """Return the next state; by default at the best candidate, better than before or not."""
-        del state
-        lowest = int(losses.argmin())
-        return SearchState(trigger_ids=candidates[lowest].clone(), loss=float(losses[lowest]))
+    @abstractmethod
+    def step(self, problem: Problem, state: StateT, random: StepRandom) -> Moves[StateT]:
+        """Make one step: yield candidates, be sent their losses, return the next state.
+
+        Candidates are int64, of shape (n_candidates, trigger_pos), losses float, of shape
+        (n_candidates,), both on the CPU.
+
+        Args:
+            problem: Gradients, decoding and the retokenization filter.
+            state: Where the search stands.
+            random: The step's source of randomness.
+        """
 
     def make_problem(self) -> Problem:
-        """Return the question that a run puts to the model."""
+        """Return the questions that a run puts to the model."""
         return Problem(self.model, self.loss, flow=self.flow, tokenizer=self.trigger_tokenizer())
 
     def trigger_tokenizer(self) -> BaseTokenizer | None:

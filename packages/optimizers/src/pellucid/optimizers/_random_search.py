@@ -48,7 +48,7 @@ class RandomSearchState(SearchState):
     stale_steps: int = 0
 
 
-class RandomSearchOptimizer(AskTellOptimizer):
+class RandomSearchOptimizer(AskTellOptimizer[RandomSearchState]):
     """Random search (Andriushchenko et al. 2024, arXiv 2404.02151).
 
     A step replaces random blocks of the trigger by random tokens and moves only to a strictly
@@ -112,51 +112,42 @@ class RandomSearchOptimizer(AskTellOptimizer):
         """Return the tokenizer of triggers."""
         return self._tokenizer
 
-    def start(
-        self, problem: Problem, trigger_ids: Int64[Tensor, " trigger_pos"], loss: float
-    ) -> RandomSearchState:
-        """Return the state before the first step."""
-        del problem
-        return RandomSearchState(trigger_ids=trigger_ids, loss=loss)
-
     def ask(
-        self, problem: Problem, state: SearchState, random: StepRandom
+        self, problem: Problem, state: RandomSearchState, random: StepRandom
     ) -> Int64[Tensor, "n_candidates trigger_pos"]:
         """Change blocks of the trigger, or draw new triggers when it is time to restart."""
-        held = _own(state)
         allowed = problem.allowed_ids(self.token_constraints)
         generator = random.generator("candidates")
-        if self._is_stuck(held):
-            shape = (self.n_candidates, len(held.trigger_ids))
+        if self._is_stuck(state):
+            shape = (self.n_candidates, len(state.trigger_ids))
             return draw_tokens(allowed, shape, generator)
         if self.mutation_mode == "single_cyclic":
-            return self._change_one(held, allowed, generator)
+            return self._change_one(state, allowed, generator)
         return sample_blocks(
-            held.trigger_ids,
+            state.trigger_ids,
             allowed,
             n_candidates=self.n_candidates,
-            block_len=min(self._block_len(held.local_step), len(held.trigger_ids)),
+            block_len=min(self._block_len(state.local_step), len(state.trigger_ids)),
             generator=generator,
         )
 
     def tell(
         self,
-        state: SearchState,
+        state: RandomSearchState,
         candidates: Int64[Tensor, "n_candidates trigger_pos"],
         losses: Float[Tensor, " n_candidates"],
     ) -> RandomSearchState:
         """Move to the best candidate if it is better, or if the search starts again."""
-        held = _own(state)
         lowest = int(losses.argmin())
         moved = RandomSearchState(
             trigger_ids=candidates[lowest].clone(), loss=float(losses[lowest])
         )
-        if self._is_stuck(held):
+        if self._is_stuck(state):
             return moved
-        if moved.loss < held.loss:
-            return dataclasses.replace(moved, local_step=held.local_step + 1)
+        if moved.loss < state.loss:
+            return dataclasses.replace(moved, local_step=state.local_step + 1)
         return dataclasses.replace(
-            held, local_step=held.local_step + 1, stale_steps=held.stale_steps + 1
+            state, local_step=state.local_step + 1, stale_steps=state.stale_steps + 1
         )
 
     def _is_stuck(self, state: RandomSearchState) -> bool:
@@ -175,12 +166,6 @@ class RandomSearchOptimizer(AskTellOptimizer):
         position = state.local_step % len(state.trigger_ids)
         candidates[:, position] = draw_tokens(allowed, (self.n_candidates,), generator)
         return candidates
-
-
-def _own(state: SearchState) -> RandomSearchState:
-    if not isinstance(state, RandomSearchState):
-        raise RequirementError(f"expected a RandomSearchState, got {type(state).__name__}.")
-    return state
 
 
 def _check_choice(name: str, value: str, kind: Any) -> None:

@@ -27,7 +27,7 @@ from pellucid.optimizers._checkpoint import (
     unpack,
 )
 from pellucid.optimizers._problem import Problem
-from pellucid.optimizers._protocol import AskTell
+from pellucid.optimizers._protocol import Search
 from pellucid.optimizers._random import StepRandom, draw_seed
 from pellucid.optimizers._state import SearchState
 from pellucid.optimizers._step import Callback, Step
@@ -49,7 +49,7 @@ class _Progress:
 
 
 class Run(Iterator[Step]):
-    """One run of an ask/tell optimizer, as an iterator of its steps.
+    """One run of an optimizer, as an iterator of its steps.
 
     Nothing is computed before the first step is asked for. Leaving the loop early, or an interrupt,
     ends the run after its last whole step: a checkpoint is written if there is a place for it, the
@@ -67,7 +67,7 @@ class Run(Iterator[Step]):
 
     def __init__(
         self,
-        optimizer: AskTell,
+        optimizer: Search[Any],
         templates: Sequence[Template],
         initial_trigger: str | None,
         targets: Targets | None,
@@ -150,9 +150,13 @@ class Run(Iterator[Step]):
         self._stop_reason = reason
 
     def _advance(self, problem: Problem, state: SearchState, random: StepRandom) -> SearchState:
-        candidates = self._optimizer.ask(problem, state, random)
-        losses = problem.compute_losses(candidates)
-        return self._optimizer.tell(state, candidates, losses)
+        moves = self._optimizer.step(problem, state, random)
+        try:
+            candidates = next(moves)
+            while True:
+                candidates = moves.send(problem.compute_losses(candidates))
+        except StopIteration as done:
+            return done.value
 
     def _begin(self, problem: Problem) -> _Progress:
         trigger_ids = problem.encode(self._trigger)
