@@ -37,13 +37,14 @@ def map_in_batches(
         size = max(1, int(getattr(owner, size_attribute)))
         try:
             results.append(compute(slice(start, min(start + size, n_items))))
+            start += size
+            continue
         except RuntimeError as error:
             if size == 1 or not is_out_of_memory(error):
                 raise
             setattr(owner, size_attribute, min(size, n_items) // 2 or 1)
-            _release_memory()
-            continue
-        start += size
+        # Only now: the error's traceback kept the failed batch's tensors alive.
+        _release_memory()
     return results
 
 
