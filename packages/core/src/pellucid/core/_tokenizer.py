@@ -2,9 +2,10 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Int64
 from torch import Tensor
@@ -12,6 +13,9 @@ from torch import Tensor
 from pellucid.core._errors import ArgumentError
 
 TensorKind = Literal["list", "pt", "np"]
+
+_Ids: TypeAlias = Sequence[int] | Tensor | npt.NDArray[np.integer]
+_Rows: TypeAlias = Sequence[_Ids] | Tensor | npt.NDArray[np.integer]
 
 
 class BaseTokenizer(ABC):
@@ -63,11 +67,11 @@ class BaseTokenizer(ABC):
         """Return the token ids of a trigger, without special tokens, on the CPU."""
         return torch.tensor(self.encode(trigger), dtype=torch.int64)
 
-    def decode_trigger(self, trigger_ids: Sequence[int] | Tensor) -> str:
+    def decode_trigger(self, trigger_ids: _Ids) -> str:
         """Return the text of one trigger's token ids; special tokens are skipped."""
         return self.decode_triggers([_to_list(trigger_ids)])[0]
 
-    def decode_triggers(self, trigger_ids: Sequence[Sequence[int]] | Tensor) -> list[str]:
+    def decode_triggers(self, trigger_ids: _Rows) -> list[str]:
         """Return the text of each trigger's token ids; special tokens are skipped."""
         special = set(self.all_special_ids)
         rows = [[i for i in row if i not in special] for row in _to_list(trigger_ids)]
@@ -141,13 +145,13 @@ class HFTokenizerWrapper(BaseTokenizer):
             return []
         return self._tokenizer(list(texts), add_special_tokens=False)["input_ids"]
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: _Ids) -> str:
         """Return the text of token ids, special tokens included."""
         return self._tokenizer.decode(_to_list(ids), clean_up_tokenization_spaces=False)
 
-    def batch_decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
+    def batch_decode(self, ids: _Rows) -> list[str]:
         """Return the text of each row of token ids, special tokens included."""
-        return [self.decode(row) for row in ids]
+        return [self.decode(row) for row in _to_list(ids)]
 
     def __getattr__(self, name: str) -> Any:
         if name == "_tokenizer":  # unset while unpickling
@@ -174,4 +178,4 @@ def as_tokenizer(tokenizer: Any) -> BaseTokenizer:
 def _to_list(ids: Any) -> Any:
     if isinstance(ids, (Tensor, np.ndarray)):
         return cast("list[Any]", ids.tolist())
-    return [_to_list(row) if isinstance(row, Tensor) else row for row in ids]
+    return [_to_list(row) if isinstance(row, (Tensor, np.ndarray)) else row for row in ids]
