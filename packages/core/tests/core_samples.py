@@ -4,6 +4,7 @@ They are small on purpose, and none of the models calls `super().__init__()`.
 """
 
 import dataclasses
+import inspect
 import os
 import subprocess
 import sys
@@ -35,6 +36,14 @@ TEMPLATE = "Say {{OPTIMIZED_TRIGGER}} now"
 def seeded(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(*shape, generator=generator, dtype=dtype)
+
+
+def unhooked(function: Any) -> Any:
+    """The function as users have it: without the checks that the import hook adds in test runs.
+
+    They would refuse an argument of a wrong type before the function can say what is wrong.
+    """
+    return inspect.unwrap(function)
 
 
 def run_python(code: str, **environment: str | None) -> subprocess.CompletedProcess[str]:

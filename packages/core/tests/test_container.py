@@ -49,9 +49,9 @@ def test_a_container_is_frozen():
 
 
 def test_an_unknown_field_is_refused_with_a_near_match():
-    with pytest.raises(ContainerError, match="Pair has no field 'name'. Did you mean 'names'"):
+    with pytest.raises(ContainerError, match=r"Pair has no field 'name'. Did you mean 'names'"):
         Pair(name=["a"])
-    with pytest.raises(ContainerError, match="no field 'zzz'. Fields: left, right, names"):
+    with pytest.raises(ContainerError, match=r"no field 'zzz'. Fields: left, right, names"):
         Pair(zzz=1)
 
 

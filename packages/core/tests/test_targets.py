@@ -87,7 +87,7 @@ def test_indices_are_selected_in_their_order(indices):
 
 
 def test_selecting_moving_and_replacing_leave_the_original_alone():
-    before = {name: held for name, held in set_fields(FULL).items()}
+    before = set_fields(FULL)
     moved = FULL.to_device("meta")
     FULL.select_indices([1])
     replaced = FULL.replace(target_response_strs=["a", "b"])
@@ -107,7 +107,7 @@ def test_fields_of_different_lengths_are_refused():
         Targets(target_response_strs=["a"], target_class_idx=[1, 2])
     with pytest.raises(ContainerError, match="one entry for each template"):
         Targets(target_vectors=torch.zeros(2, 3), target_class_idx=[1])
-    with pytest.raises(ContainerError, match="n_templates|one entry for each template"):
+    with pytest.raises(ContainerError, match=r"n_templates|one entry for each template"):
         Targets(target_vectors=torch.zeros(2, 3), target_directions=torch.zeros(3, 3))
 
 
@@ -123,7 +123,7 @@ def test_fields_of_different_lengths_are_refused():
     ],
 )
 def test_target_tokens_are_ints_of_the_right_rank(toks):
-    with pytest.raises(ContainerError, match="Targets.target_response_toks expects"):
+    with pytest.raises(ContainerError, match=r"Targets.target_response_toks expects"):
         Targets(target_response_toks=toks)
 
 
