@@ -123,6 +123,20 @@ def declaration_plants() -> Iterator[Plant]:
         "core = []\nlosses",
     )
     yield Plant(
+        "directions_are_declared",
+        "pyproject.toml",
+        'losses = ["core", "kore"]',
+        "lets losses import the unknown 'kore'",
+        'losses = ["core"]',
+    )
+    yield Plant(
+        "directions_are_declared",
+        "pyproject.toml",
+        "",
+        "lacks a row for 'testing'",
+        'testing = ["core"]\n',
+    )
+    yield Plant(
         "declared_siblings_are_allowed",
         LOSSES,
         '"pellucid-testing>=0.1,<0.2", "torch >=2"',

@@ -159,6 +159,13 @@ def directions_are_declared(workspace: Workspace) -> Iterator[Violation]:
     for name in sorted(set(workspace.by_name) ^ rows):
         verb = "lacks a row for" if name not in rows else "has a row for the unknown package"
         yield Violation(where, f"[tool.{NAMESPACE}.may-import] {verb} {name!r}", "correct it")
+    for name, allowed in sorted(workspace.may_import.items()):
+        for unknown in sorted(allowed - rows):
+            yield Violation(
+                where,
+                f"[tool.{NAMESPACE}.may-import] lets {name} import the unknown {unknown!r}",
+                f"there are {', '.join(sorted(rows))}",
+            )
     try:
         wanted = layers(workspace.may_import)
     except WorkspaceError as error:
