@@ -20,6 +20,9 @@ from pellucid.core._targets import MessageTargets, Targets
 from pellucid.core._template import Template
 from pellucid.core._tokenizer import as_tokenizer
 
+NORM_FLOOR = 1e-10
+"""Added to a gradient's length before dividing by it."""
+
 
 class Substitutions(NamedTuple):
     """For each trigger position, the tokens that promise to lower the loss most.
@@ -170,6 +173,9 @@ class GradientTokenAccessMixin(InvokeTokenAccessMixin):
         candidate_trigger_ids: Int[Tensor, "n_candidates trigger_pos"],
         k: int,
         allowed_ids: Int[Tensor, " n_allowed"] | None = None,
+        *,
+        average: bool = False,
+        normalize: bool = False,
     ) -> Substitutions:
         """Return, for each position, the k tokens with the lowest gradient.
 
@@ -181,11 +187,19 @@ class GradientTokenAccessMixin(InvokeTokenAccessMixin):
             candidate_trigger_ids: Int64, of shape (n_candidates, trigger_pos).
             k: How many tokens to return for each position.
             allowed_ids: The tokens to choose from, int64, ascending; all when omitted.
+            average: Whether to take the candidates' mean gradient; then n_candidates is 1 in the
+                result.
+            normalize: Whether to scale each position's gradient to length 1 over the vocabulary,
+                before it is averaged.
 
         Raises:
             ArgumentError: If there are fewer than k tokens to choose from.
         """
         grad = self.compute_grad_from_tokens(loss_func, candidate_trigger_ids)
+        if normalize:
+            grad = grad / (grad.norm(dim=-1, keepdim=True) + NORM_FLOOR)
+        if average:
+            grad = grad.mean(dim=0, keepdim=True)
         return select_topk(grad, k, allowed_ids)
 
 
@@ -242,9 +256,12 @@ class LossTextAccessMixin(TextAccessMixin):
                 templates, (n_candidates,).
 
         Raises:
+            ArgumentError: If there are no candidates.
             InputsNotSetError: Before `set_inputs_from_texts`.
             LossResolutionError: If the model does not provide what the loss reads.
         """
+        if not candidate_trigger_strs:
+            raise ArgumentError("candidate_trigger_strs is empty. Pass at least one candidate.")
         inputs = self._text_input_manager
         if inputs is None:
             raise InputsNotSetError(

@@ -8,13 +8,13 @@ from typing import Literal, get_args
 from pellucid.core._errors import BudgetError, RequirementError
 from pellucid.core._model import BaseModel
 
-BudgetMetric = Literal["total_tokens", "total_flops"]
+BudgetMetric = Literal["total_tokens", "total_flops", "seconds"]
 BudgetScope = Literal["all", "target"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Budget:
-    """A number of tokens or FLOPs that, once reached, ends a run; overshot by one step at most.
+    """A ceiling that, once reached, ends a run; it is overshot by one step at most.
 
     Attributes:
         limit: The ceiling.
@@ -36,12 +36,21 @@ class Budget:
             if value not in get_args(kind):
                 raise BudgetError(f"unknown {value!r}. Use one of {', '.join(get_args(kind))}.")
 
-    def is_spent(self, target: BaseModel, auxiliary: Iterable[BaseModel] = ()) -> bool:
+    def is_spent(
+        self, target: BaseModel, auxiliary: Iterable[BaseModel] = (), elapsed_s: float = 0.0
+    ) -> bool:
         """Say whether the models have used the budget up.
+
+        Args:
+            target: The target model.
+            auxiliary: The others.
+            elapsed_s: Seconds since the run began.
 
         Raises:
             RequirementError: If FLOPs are the metric and a model does not count them.
         """
+        if self.metric == "seconds":
+            return elapsed_s >= self.limit
         models = [target, *(auxiliary if self.scope == "all" else ())]
         return sum(self._used(model) for model in models) >= self.limit
 

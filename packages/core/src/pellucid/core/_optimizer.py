@@ -1,6 +1,7 @@
 """The contract of an optimizer: what it checks, records and cleans up around `optimize_trigger`."""
 
 import functools
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -109,7 +110,7 @@ class BaseOptimizer(ABC):
 
         Args:
             limit: The ceiling; a run overshoots it by one step at most.
-            metric: Tokens or FLOPs.
+            metric: Tokens, FLOPs or seconds.
             scope: "all" counts auxiliary models, "target" the target model alone.
 
         Raises:
@@ -121,10 +122,10 @@ class BaseOptimizer(ABC):
         """Let runs use what they need."""
         self._budget = None
 
-    def is_budget_spent(self) -> bool:
-        """Say whether the present run has used its budget up."""
+    def is_budget_spent(self, elapsed_s: float = 0.0) -> bool:
+        """Say whether a run has used its budget up, `elapsed_s` seconds after it began."""
         return self._budget is not None and self._budget.is_spent(
-            self.model, self.auxiliary_models().values()
+            self.model, self.auxiliary_models().values(), elapsed_s
         )
 
     def auxiliary_models(self) -> dict[str, BaseModel]:
@@ -140,8 +141,9 @@ class BaseOptimizer(ABC):
         """Iterate over steps with a progress bar, and stop once the budget is spent."""
         from tqdm.auto import tqdm  # noqa: PLC0415 - only hand-written loops need it
 
+        began = time.perf_counter()
         for step in tqdm(steps, **tqdm_options):
-            if self.is_budget_spent():
+            if self.is_budget_spent(time.perf_counter() - began):
                 return
             yield step
 

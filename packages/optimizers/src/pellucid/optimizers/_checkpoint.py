@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from pellucid.core import CheckpointError
 
@@ -26,7 +26,7 @@ class Checkpoint:
         values: Plain values, ready for JSON, by name.
     """
 
-    tensors: dict[str, torch.Tensor]
+    tensors: dict[str, Tensor]
     values: dict[str, Any]
 
 
@@ -70,9 +70,8 @@ def load_checkpoint(directory: Path) -> Checkpoint:
 def pack(prefix: str, record: Any) -> Checkpoint:
     """Split a dataclass into tensors and plain values, each name prefixed."""
     held = {f"{prefix}.{f.name}": getattr(record, f.name) for f in dataclasses.fields(record)}
-    tensors = {
-        name: value.contiguous() for name, value in held.items() if isinstance(value, torch.Tensor)
-    }
+    # Copies, since a file holds no two tensors that share memory, as the current and best may.
+    tensors = {name: value.clone() for name, value in held.items() if isinstance(value, Tensor)}
     return Checkpoint(tensors, {n: value for n, value in held.items() if n not in tensors})
 
 

@@ -80,7 +80,7 @@ class GCGOptimizer(AskTellOptimizer[SearchState]):
         """Draw candidates among the substitutions of lowest gradient."""
         allowed = problem.allowed_ids(self.token_constraints)
         k = min(self.sample_topk, len(allowed))
-        (offered,) = problem.compute_topk(state.trigger_ids, k, allowed).token_ids
+        (offered,) = problem.compute_topk(state.trigger_ids[None], k, allowed).token_ids
         n_replace = min(self.sample_n_replace, len(state.trigger_ids))
 
         def draw(round_number: int) -> Tensor:

@@ -1,6 +1,6 @@
 """A run's questions to the model: what candidates cost, and which substitutions promise most."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ class Problem:
         loss: The loss.
         flow: Whether candidates are given as token ids or as text.
         tokenizer: Encodes and decodes triggers in the flow of texts.
+        auxiliary: Questions about the same templates to other models, a proxy say, by name.
     """
 
     def __init__(
@@ -42,10 +43,12 @@ class Problem:
         *,
         flow: Flow,
         tokenizer: BaseTokenizer | None = None,
+        auxiliary: "Mapping[str, Problem] | None" = None,
     ) -> None:
         self.model: Any = model
         self.loss = loss
         self.flow = flow
+        self.auxiliary = dict(auxiliary or {})
         self._tokenizer: Any = tokenizer
         self._allowed: dict[TokenConstraints, Tensor] = {}
 
@@ -55,6 +58,8 @@ class Problem:
             self.model.set_inputs_from_tokens(templates, targets)
         if isinstance(self.model, LossTextAccessMixin):
             self.model.set_inputs_from_texts(templates, targets)
+        for problem in self.auxiliary.values():
+            problem.set_inputs(templates, targets)
 
     def encode(self, trigger: str) -> Int64[Tensor, " trigger_pos"]:
         """Return a trigger's token ids."""
@@ -97,13 +102,29 @@ class Problem:
 
     def compute_topk(
         self,
-        trigger_ids: Int64[Tensor, " trigger_pos"],
+        candidates: Int64[Tensor, "n_candidates trigger_pos"],
         k: int,
         allowed_ids: Int64[Tensor, " n_allowed"],
+        *,
+        average: bool = False,
+        normalize: bool = False,
     ) -> Substitutions:
-        """Return, for each position of one trigger, the k allowed tokens of lowest gradient."""
+        """Return, for each position, the k allowed tokens of lowest gradient.
+
+        Args:
+            candidates: Triggers, int64, of shape (n_candidates, trigger_pos).
+            k: How many tokens to return for a position.
+            allowed_ids: The tokens to choose from, ascending.
+            average: Whether to take the candidates' mean gradient.
+            normalize: Whether to scale each position's gradient to length 1 before that.
+        """
         found = self.model.compute_topk_from_tokens(
-            self.loss, trigger_ids[None].to(self.model.device), k, allowed_ids
+            self.loss,
+            candidates.to(self.model.device),
+            k,
+            allowed_ids,
+            average=average,
+            normalize=normalize,
         )
         return Substitutions(found.token_ids.cpu(), found.scores.cpu())
 

@@ -83,6 +83,23 @@ class Search(BaseOptimizer, Generic[StateT]):
             random: The step's source of randomness.
         """
 
+    def conclude(self, problem: Problem, state: StateT, random: StepRandom) -> Moves[StateT]:
+        """Make a last round after the last step, when a run was not cut short; none by default.
+
+        Args:
+            problem: As in `step`, and so are the others.
+            state: Where the search ended.
+            random: A source of randomness of its own.
+        """
+        del problem, random
+        yield from ()
+        return state
+
+    def is_finished(self, state: StateT) -> bool:
+        """Say whether to stop before all steps are made; the stop reason is "converged"."""
+        del state
+        return False
+
     def make_problem(self) -> Problem:
         """Return the questions that a run puts to the model."""
         return Problem(self.model, self.loss, flow=self.flow, tokenizer=self.trigger_tokenizer())

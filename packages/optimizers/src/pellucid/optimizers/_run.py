@@ -27,7 +27,7 @@ from pellucid.optimizers._checkpoint import (
     unpack,
 )
 from pellucid.optimizers._problem import Problem
-from pellucid.optimizers._protocol import Search
+from pellucid.optimizers._protocol import Moves, Search
 from pellucid.optimizers._random import StepRandom, draw_seed
 from pellucid.optimizers._state import SearchState
 from pellucid.optimizers._step import Callback, Step
@@ -85,6 +85,9 @@ class Run(Iterator[Step]):
         self._losses: list[float] = []
         self._triggers: list[str] = []
         self._progress: _Progress | None = None
+        # What the last round added; a checkpoint leaves it out, so that a longer run goes on as if
+        # there had been none.
+        self._outcome: _Progress | None = None
         self._result: OptimizerResult | None = None
         self._stop_reason = "failed"
         self._resumed = self._read_checkpoint() if resume else None
@@ -139,7 +142,7 @@ class Run(Iterator[Step]):
         already = progress.elapsed_s
         while (reason := self._find_stop(progress)) is None:
             random = StepRandom(self.seed, progress.step + 1)
-            state = self._advance(problem, progress.state, random)
+            state = self._drive(problem, self._optimizer.step(problem, progress.state, random))
             elapsed_s = already + time.perf_counter() - began
             progress, step = self._record(problem, progress, state, elapsed_s)
             stopping = [callback for callback in self._callbacks if callback(step)]
@@ -147,10 +150,17 @@ class Run(Iterator[Step]):
             if stopping:
                 reason = getattr(stopping[0], "stop_reason", "callback")
                 break
+        self._finish(problem, progress)
         self._stop_reason = reason
 
-    def _advance(self, problem: Problem, state: SearchState, random: StepRandom) -> SearchState:
-        moves = self._optimizer.step(problem, state, random)
+    def _finish(self, problem: Problem, progress: _Progress) -> None:
+        random = StepRandom(self.seed, -1)
+        state = self._drive(problem, self._optimizer.conclude(problem, progress.state, random))
+        (text,) = problem.decode(state.trigger_ids[None])
+        best = progress.best.update(state, text)
+        self._outcome = dataclasses.replace(progress, best=best, usage=self._read_usage())
+
+    def _drive(self, problem: Problem, moves: Moves[Any]) -> SearchState:
         try:
             candidates = next(moves)
             while True:
@@ -167,10 +177,11 @@ class Run(Iterator[Step]):
             )
         loss = float(problem.compute_losses(trigger_ids[None])[0])
         (text,) = problem.decode(trigger_ids[None])
+        state = self._optimizer.start(problem, trigger_ids, loss)
         return _Progress(
             step=0,
-            state=self._optimizer.start(problem, trigger_ids, loss),
-            best=RunningBest().update(loss, trigger_ids, text),
+            state=state,
+            best=RunningBest().update(state, text),
             initial_loss=loss,
             elapsed_s=0.0,
             usage=self._read_usage(),
@@ -185,7 +196,7 @@ class Run(Iterator[Step]):
             before,
             step=before.step + 1,
             state=state,
-            best=before.best.update(state.loss, state.trigger_ids, text),
+            best=before.best.update(state, text),
             elapsed_s=elapsed_s,
             usage=usage,
         )
@@ -209,7 +220,9 @@ class Run(Iterator[Step]):
     def _find_stop(self, progress: _Progress) -> str | None:
         if progress.step >= self._optimizer.num_steps:
             return "steps"
-        return "budget" if self._optimizer.is_budget_spent() else None
+        if self._optimizer.is_finished(progress.state):
+            return "converged"
+        return "budget" if self._optimizer.is_budget_spent(progress.elapsed_s) else None
 
     def _conclude(self, problem: Problem) -> None:
         progress = self._progress
@@ -217,10 +230,12 @@ class Run(Iterator[Step]):
             return
         if self._directory is not None:
             self._save(self._directory, progress)
+        progress = self._outcome or progress
         self._result = OptimizerResult(
             best_loss=progress.best.loss,
             best_trigger_ids=progress.best.trigger_ids,
             best_trigger_str=progress.best.trigger_str,
+            best_trigger_emb=progress.best.trigger_embeds,
             losses=self._losses[: progress.step],
             trigger_strs=self._triggers[: progress.step],
             initial_loss=progress.initial_loss,
