@@ -1,0 +1,324 @@
+"""The commands, their options, and the one place where errors become a line and an exit code."""
+
+import errno
+import secrets
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pellucid.cli._visible import one_line
+
+# Everything else is imported by the command that needs it: torch alone takes seconds.
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_DEFAULT_STEPS = 500
+
+app = typer.Typer(
+    name="pellucid",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Run the command with the arguments of the process, and end the process."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command.
+
+    What a user can put right is told in one line on stderr; anything else keeps its traceback.
+
+    Args:
+        arguments: What stands behind `pellucid` on the command line.
+
+    Returns:
+        The exit code: 0, 1 when a demonstration missed its goal, 2 for bad input, 130 after Ctrl-C.
+    """
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(
+            args=list(arguments) or ["--help"], prog_name="pellucid", standalone_mode=False
+        )
+    except (KeyboardInterrupt, typer.Abort):
+        typer.echo("pellucid: interrupted.", err=True)
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        message = _explain(error)
+        if message is None or "--debug" in arguments:
+            raise
+        typer.echo(f"pellucid: {one_line(message)}", err=True)
+        return EXIT_BAD_INPUT
+    return code if isinstance(code, int) else 0
+
+
+def _explain(error: Exception) -> str | None:
+    """Return what to tell the user; None for what no user can put right."""
+    if hasattr(error, "format_message"):  # a usage error: wrong options, wrong values
+        message: str = getattr(error, "format_message")()  # noqa: B009
+        return f"{message.rstrip('.')}. See pellucid --help."
+    if isinstance(error, OSError):
+        return _explain_os_error(error)
+    # Whoever raises one has imported this module, and nobody shall wait for it otherwise.
+    core = sys.modules.get("pellucid.core")
+    return str(error) if core is not None and isinstance(error, core.PellucidError) else None
+
+
+def _explain_os_error(error: OSError) -> str | None:
+    if error.errno in _NO_SPACE:
+        return f"{error.strerror}. Make room, or write elsewhere with --out."
+    if error.filename is None:
+        return None
+    return f"{error.filename!r}: {error.strerror}. Correct the path, or allow access to it."
+
+
+def _show_version(requested: bool) -> bool:
+    if requested:
+        typer.echo(f"pellucid {version('pellucid-cli')}")
+        raise typer.Exit
+    return requested
+
+
+@app.callback()
+def _root(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of every error.")
+    ] = False,
+) -> None:
+    """See into language models: optimise a trigger, and watch what it does.
+
+    [bold]pellucid demo[/bold] shows it in three minutes, without a download.
+    """
+    del version, debug
+
+
+@app.command(epilog="[dim]Example[/dim]  pellucid demo --seed 3 --out runs/first")
+def demo(
+    *,
+    seed: Annotated[int, typer.Option(help="Makes the run repeatable; try another one.")] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            show_default="runs/demo-TIME",
+            help="Directory for what comes of it; it must not exist yet.",
+        ),
+    ] = None,
+) -> None:
+    """Steer a tiny language model that comes with Pellucid, and see what came of it.
+
+    The same as [bold]pellucid optimize[/bold], with a model, a question and a
+    harmless goal that are built in. The exit code is 1 if the goal was missed.
+    """
+    with _waiting("loading the model"):
+        from pellucid.cli import _demo  # noqa: PLC0415
+
+        prepared = _demo.prepare_demo(seed, out)
+    raise typer.Exit(_demo.show_demo(*prepared))
+
+
+_WHAT = "What to optimise"
+_HOW = "How to search"
+_RUN = "The run"
+
+
+@app.command(
+    epilog=(
+        "[dim]Example[/dim]  pellucid optimize --template 'What colour is the sky? "
+        "{{OPTIMIZED_TRIGGER}}' --target 'The sky is green.' --steps 200\n\n"
+        "[dim]Go on[/dim]  pellucid optimize --resume runs/20300101-120000-gcg --steps 400"
+    )
+)
+def optimize(
+    *,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A prompt with {{OPTIMIZED_TRIGGER}} where the trigger shall stand. "
+            "Give it several times for one trigger that works in all of them.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What the model shall answer: once for each template, in the same order.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            show_default="zoo:tiny-chat",
+            help="zoo:NAME, a directory, a name on the Hugging Face hub, or litellm:PROVIDER/NAME.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    base_url: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of an OpenAI-compatible server; with litellm: only.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    optimizer: Annotated[
+        str | None,
+        typer.Option(show_default="gcg", help="gcg, random-search, ...", rich_help_panel=_HOW),
+    ] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            show_default="prefill-ce",
+            help="prefill-ce, first-token-nll, trigger-perplexity, ...",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    initial_trigger: Annotated[
+        str | None,
+        typer.Option(
+            show_default="twenty exclamation marks",
+            help="Where to start; its length in tokens is that of every trigger.",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    candidates: Annotated[
+        int | None,
+        typer.Option(
+            show_default="the optimizer's",
+            help="Triggers that are tried in a step.",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    topk: Annotated[
+        int | None,
+        typer.Option(
+            show_default="the optimizer's",
+            help="Most promising tokens to draw from at each position.",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            show_default="drawn, and written down",
+            help="Makes the run repeatable.",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            show_default=str(_DEFAULT_STEPS),
+            help="Steps to make at most.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    budget_tokens: Annotated[
+        int | None,
+        typer.Option(
+            show_default="none",
+            help="Tokens the model may be given; the run ends after the step that exceeds it.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    no_stop: Annotated[
+        bool,
+        typer.Option(
+            "--no-stop",
+            help="Go on when every answer equals its target.",
+            rich_help_panel=_RUN,
+        ),
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            show_default="runs/TIME-OPTIMIZER",
+            help="Directory for what comes of it; it must not exist yet.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Directory of a run to go on with, bit for bit; of the other options, only "
+            "--steps and --budget-tokens may then differ.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+) -> None:
+    """Search for a trigger that makes a language model answer as you want.
+
+    Writes a directory with config.json, steps.jsonl, result.json, report.html.
+    Ctrl-C ends the run after its step; [bold]--resume[/bold] goes on from there.
+    """
+    given = {
+        "model": model,
+        "base_url": base_url,
+        "templates": tuple(template) if template else None,
+        "targets": tuple(target) if target else None,
+        "optimizer": optimizer,
+        "loss": loss,
+        "initial_trigger": initial_trigger,
+        "candidates": candidates,
+        "topk": topk,
+        "seed": seed,
+        "steps": steps,
+        "budget_tokens": budget_tokens,
+        "stop_at_goal": False if no_stop else None,
+    }
+    options = {name: value for name, value in given.items() if value is not None}
+    if resume is not None and out is not None:
+        raise typer.BadParameter(
+            f"--resume writes to {str(resume)!r}, leave --out {str(out)!r} out."
+        )
+    with _waiting("loading the model"):
+        from pellucid.cli import _optimize  # noqa: PLC0415
+
+        if resume is not None:
+            prepared = _optimize.prepare_resume(resume, options)
+        else:
+            prepared = _optimize.prepare_new({**_defaults(), **options}, out)
+    raise typer.Exit(_optimize.show_run(*prepared, resumes=resume is not None))
+
+
+def _defaults() -> dict[str, Any]:
+    return {
+        "model": "zoo:tiny-chat",
+        "optimizer": "gcg",
+        "loss": "prefill-ce",
+        "templates": (),
+        "targets": (),
+        "steps": _DEFAULT_STEPS,
+        "seed": secrets.randbelow(2**31),
+    }
+
+
+@contextmanager
+def _waiting(doing: str) -> Generator[None]:
+    """Show on a terminal, and nowhere else, that something takes its time."""
+    from rich.console import Console  # noqa: PLC0415
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with console.status(doing):
+            yield
+    else:
+        yield
