@@ -38,12 +38,13 @@ def resolve_and_compute_loss(
         losses = loss_func(_stack(parts))
     else:
         losses = loss_func(**_collect_fields(model_output, model_input, loss_func))
-    _check_losses(losses, loss_func)
-    loss_func._last_loss_vals = losses.detach()  # pyright: ignore[reportPrivateUsage]
+    _check_losses(losses, loss_func, _count_samples(model_output, model_input))
+    # By way of object, since a loss may be a frozen dataclass.
+    object.__setattr__(loss_func, "_last_loss_vals", losses.detach())
     return losses
 
 
-def replace_nan(losses: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+def replace_nan(losses: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """Return losses with NaN made +inf, so that no comparison lets a NaN win."""
     return torch.where(losses.isnan(), torch.inf, losses)
 
@@ -86,8 +87,18 @@ def _stack(parts: list[Tensor]) -> Tensor:
     return torch.stack([part.to(device=parts[0].device, dtype=dtype) for part in parts])
 
 
-def _check_losses(losses: Any, loss_func: BaseLoss) -> None:
-    if isinstance(losses, Tensor) and losses.ndim == 1 and losses.is_floating_point():
+def _count_samples(model_output: ModelOutput, model_input: ModelInput) -> int | None:
+    batched = [*set_fields(model_output).values(), model_input.input_texts]
+    return next((len(held) for held in batched if held is not None), None)
+
+
+def _check_losses(losses: Any, loss_func: BaseLoss, n_samples: int | None) -> None:
+    if (
+        isinstance(losses, Tensor)
+        and losses.is_floating_point()
+        and losses.ndim == 1
+        and n_samples in (None, len(losses))
+    ):
         return
     got = (
         f"a tensor of {losses.dtype} with shape {tuple(losses.shape)}"
@@ -95,6 +106,6 @@ def _check_losses(losses: Any, loss_func: BaseLoss) -> None:
         else type(losses).__name__
     )
     raise ContractError(
-        f"{type(loss_func).__name__} must return Float[Tensor, 'batch'], one loss for each sample, "
-        f"got {got}."
+        f"{type(loss_func).__name__} must return Float[Tensor, 'batch'], one loss for each "
+        f"{'sample' if n_samples is None else f'of {n_samples} samples'}, got {got}."
     )
