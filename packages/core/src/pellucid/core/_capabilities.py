@@ -132,8 +132,8 @@ def _registered_models() -> Iterator[tuple[str, type]]:
     for name in names("pellucid.models"):
         try:
             cls = load("pellucid.models", name)
-        except ImportError:
-            # A backend whose extra is not installed cannot be recommended.
+        except Exception:
+            # A backend that cannot be imported here cannot be recommended.
             continue
         if isinstance(cls, type):
             yield f"{cls.__module__.partition('._')[0]}.{cls.__name__}", cls
@@ -145,6 +145,12 @@ def _missing_fields(model: Any, flow: Flow, loss: Any, notes: list[str]) -> Iter
         notes.append(
             f"{_name(model)} declares nothing for the flow {flow.value!r}; what {_name(loss)} "
             "reads is checked when it is first computed."
+        )
+        return
+    if _is_undeclared(loss):
+        notes.append(
+            f"{_name(loss)} says what it reads only once it is made; pass an object to have it "
+            "checked."
         )
         return
     asked = _options(loss)
@@ -174,6 +180,10 @@ def _name(part: Any) -> str:
 def _is_differentiable(loss: Any) -> bool:
     flag = loss.is_differentiable
     return flag if isinstance(flag, bool) else True
+
+
+def _is_undeclared(loss: Any) -> bool:
+    return isinstance(loss, type) and getattr(loss, "reads") is not BaseLoss.reads  # noqa: B009
 
 
 def _reads(loss: Any) -> LossReads:
