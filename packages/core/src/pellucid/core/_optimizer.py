@@ -62,8 +62,10 @@ class BaseOptimizer(ABC):
         seed: int | None = None,
     ) -> None:
         _check_kind("model", model, BaseModel)
-        _check_kind("loss", loss, BaseLoss | None)
-        _check_kind("tracker", tracker, BaseTracker | None)
+        if loss is not None:
+            _check_kind("loss", loss, BaseLoss)
+        if tracker is not None:
+            _check_kind("tracker", tracker, BaseTracker)
         check_compatibility(model, self, loss).raise_if_incompatible()
         self.model = model
         self.loss = loss
@@ -264,10 +266,9 @@ def _within_run(optimize: Callable[..., OptimizerResult]) -> Callable[..., Optim
     return optimize_trigger
 
 
-def _check_kind(name: str, value: Any, kind: Any) -> None:
+def _check_kind(name: str, value: object, kind: type) -> None:
     if not isinstance(value, kind):
-        expected = str(getattr(kind, "__name__", kind)).replace("pellucid.core.", "")
-        raise RequirementError(f"{name} must be a {expected}, got {type(value).__name__}.")
+        raise RequirementError(f"{name} must be a {kind.__name__}, got {value!r}.")
 
 
 def _plain(value: Any) -> Any:
