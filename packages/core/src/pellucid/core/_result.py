@@ -61,8 +61,11 @@ class OptimizerResult:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         text = json.dumps(fields, default=_encode_tensor, indent=1)
         draft = target.with_name(f".{target.name}.{os.getpid()}")
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(target)
+        try:
+            draft.write_text(text, encoding="utf-8")
+            draft.replace(target)
+        finally:
+            draft.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "OptimizerResult":
@@ -73,8 +76,8 @@ class OptimizerResult:
         """
         try:
             held = json.loads(Path(path).read_text(encoding="utf-8"), object_hook=_decode_tensor)
-            return cls(**held)
-        except (TypeError, ValueError) as error:
+            return cls(best_loss=float(held.pop("best_loss")), **held)
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{os.fspath(path)!r} does not hold an OptimizerResult: {error}"
             ) from error
