@@ -107,7 +107,7 @@ class CombinedLoss(BaseLoss):
         _check_components(loss_funcs, weights)
         self.loss_funcs = tuple(loss_funcs)
         share = [1 / len(self.loss_funcs)] * len(self.loss_funcs)
-        self.weights = tuple(float(weight) for weight in (weights or share))
+        self.weights = tuple(float(weight) for weight in (share if weights is None else weights))
 
     @property
     def is_differentiable(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]

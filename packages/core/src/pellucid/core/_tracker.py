@@ -3,6 +3,7 @@
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from pellucid.core._errors import RequirementError
@@ -20,11 +21,14 @@ class BaseTracker(ABC):
         experiment_config: Values to record beside the run's own configuration.
     """
 
+    experiment_name: str = "pellucid_experiment"
+    experiment_config: Mapping[str, Any] = MappingProxyType({})
+
     _is_active: bool = False
 
     def __init__(
         self,
-        experiment_name: str = "pellucid_experiment",
+        experiment_name: str = experiment_name,
         experiment_config: Mapping[str, Any] | None = None,
     ) -> None:
         self.experiment_name = experiment_name
