@@ -165,7 +165,15 @@ class GradientTokenAccessMixin(InvokeTokenAccessMixin):
         candidate_trigger_ids: Int[Tensor, "n_candidates trigger_pos"] | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Return the gradient, float, of shape (n_candidates, trigger_pos, d_vocab)."""
+        """Return the gradient, float, of shape (n_candidates, trigger_pos, d_vocab).
+
+        Args:
+            loss_func: A differentiable loss.
+            candidate_trigger_ids: Int64, of shape (n_candidates, trigger_pos).
+            **kwargs: What the backend knows; `candidate_trigger_probs=`, which every backend knows,
+                gives weights for all tokens at each position in the place of token ids, float, of
+                shape (n_candidates, trigger_pos, d_vocab).
+        """
 
     def compute_topk_from_tokens(
         self,
@@ -206,6 +214,11 @@ class GradientTokenAccessMixin(InvokeTokenAccessMixin):
 class GradientEmbedAccessMixin(InvokeTokenAccessMixin):
     """White-box access: gradients of the loss with regard to trigger embeddings."""
 
+    @property
+    @abstractmethod
+    def embedding_matrix(self) -> Float[Tensor, "d_vocab d_model"]:
+        """The embedding of each token id as the model uses it, positions not included."""
+
     @abstractmethod
     def compute_grad_from_embeds(
         self,
@@ -213,7 +226,14 @@ class GradientEmbedAccessMixin(InvokeTokenAccessMixin):
         candidate_trigger_embeds: Float[Tensor, "n_candidates trigger_pos d_model"],
         **kwargs: Any,
     ) -> Any:
-        """Return the gradient, float, of shape (n_candidates, trigger_pos, d_model)."""
+        """Return the gradient, float, of shape (n_candidates, trigger_pos, d_model).
+
+        Args:
+            loss_func: A differentiable loss.
+            candidate_trigger_embeds: Of shape (n_candidates, trigger_pos, d_model).
+            **kwargs: What the backend knows; `return_loss=True`, which every backend knows, asks
+                for a pair of the gradient and the losses, of shape (n_candidates,).
+        """
 
 
 class TextAccessMixin:
