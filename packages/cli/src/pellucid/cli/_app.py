@@ -90,6 +90,13 @@ def _show_version(requested: bool) -> bool:
     return requested
 
 
+def _integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not an integer") from error
+
+
 @app.callback()
 def _root(
     *,
@@ -201,6 +208,8 @@ def optimize(
     candidates: Annotated[
         int | None,
         typer.Option(
+            parser=_integer,
+            metavar="INTEGER",
             show_default="the optimizer's",
             help="Triggers that are tried in a step.",
             rich_help_panel=_HOW,
@@ -209,6 +218,8 @@ def optimize(
     topk: Annotated[
         int | None,
         typer.Option(
+            parser=_integer,
+            metavar="INTEGER",
             show_default="the optimizer's",
             help="Most promising tokens to draw from at each position.",
             rich_help_panel=_HOW,
@@ -217,6 +228,8 @@ def optimize(
     seed: Annotated[
         int | None,
         typer.Option(
+            parser=_integer,
+            metavar="INTEGER",
             show_default="drawn, and written down",
             help="Makes the run repeatable.",
             rich_help_panel=_HOW,
@@ -225,6 +238,8 @@ def optimize(
     steps: Annotated[
         int | None,
         typer.Option(
+            parser=_integer,
+            metavar="INTEGER",
             show_default=str(_DEFAULT_STEPS),
             help="Steps to make at most.",
             rich_help_panel=_RUN,
@@ -233,6 +248,8 @@ def optimize(
     budget_tokens: Annotated[
         int | None,
         typer.Option(
+            parser=_integer,
+            metavar="INTEGER",
             show_default="none",
             help="Tokens the model may be given; the run ends after the step that exceeds it.",
             rich_help_panel=_RUN,
