@@ -1,0 +1,403 @@
+"""Causal language models of transformers, with every access there is."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from pellucid.core import (
+    ArgumentError,
+    Flow,
+    LMBaseModel,
+    LogitsTokenAccessMixin,
+    LossTextAccessMixin,
+    MessageTargets,
+    ModelOutput,
+    Provides,
+    SliceKey,
+    Targets,
+    Template,
+    boundary,
+    check_templates,
+)
+from pellucid.hf._codec import TextCodec
+from pellucid.hf._forward import Forward, Wanted
+from pellucid.hf._generation import Decoding
+from pellucid.hf._inputs import LMHFTokenInputManager, target_row
+from pellucid.hf._lm_runs import LanguageModelRuns, single_input
+from pellucid.hf._loading import check_fit, max_positions, resolve_model, resolve_tokenizer
+from pellucid.hf._prompts import encode_targets
+from pellucid.hf._rendering import PromptRenderer
+from pellucid.hf._slot import choose_probes, locate_slot
+from pellucid.hf._trigger_codec import Consistency, TriggerCodec, check_consistency
+
+_RESPONSES = {
+    "prefill_response_logits": ("require_target_prefill",),
+    "response_first_token_logprobs": ("require_first_token_logprobs",),
+    "generated_response_ids": ("require_generation",),
+    "generated_response_strs": ("require_generation",),
+}
+_INSIDES = {
+    "full_logits": (),
+    "input_slices": (),
+    "full_hidden_states": ("require_hidden_states",),
+    "full_attentions": ("require_attentions",),
+    "generated_response_logits": ("require_generation",),
+}
+
+
+class LMHFModel(LMBaseModel, LanguageModelRuns, LogitsTokenAccessMixin, LossTextAccessMixin):
+    """A causal language model of transformers.
+
+    Prompts and templates are texts or conversations. A text is a single user turn under the
+    tokenizer's chat template; without one it stands for itself, within the special tokens that the
+    tokenizer adds by default. A trigger given as tokens and as text is the same to the model
+    wherever `retokenization_mask` is true.
+
+    Neither the model nor the tokenizer that is passed in is changed: during a computation dropout
+    is off and weights need no gradient, afterwards all is as it was.
+
+    Args:
+        model_name: A name, a path, or a model object.
+        device: Where to load the model to; CUDA if there is one, else the CPU, when omitted.
+        dtype: What to load the weights as; as they are saved when omitted.
+        forward_pass_batch_size: How many candidates go through one forward pass; halved when memory
+            runs out.
+        backward_pass_batch_size: The same for passes with a gradient.
+        set_model_to_train: Whether to compute in training mode, dropout on and weights with
+            gradients, for losses that differentiate with regard to the weights.
+        use_eager_attention: Whether attention patterns can be asked for.
+        loaded_model: A model object.
+        tokenizer: A fast tokenizer, or the name of one; that of `model_name` when omitted.
+        chat_template_kwargs: Passed to `apply_chat_template`.
+        consistency: What `retokenization_mask` demands: "full", that the whole input as text has
+            the same tokens; "trigger", that the trigger by itself has; "none", nothing.
+        **model_kwargs: Passed to `from_pretrained`, such as `revision` or `device_map`.
+
+    Raises:
+        ArgumentError: (a ValueError) If no model or no tokenizer is given, if the two do not belong
+            together, or if an argument has no meaning beside the others.
+        RequirementError: (a TypeError) If the model takes no embeddings, or the tokenizer is slow.
+        ModelLoadError: (an OSError) If nothing can be loaded from the name or path.
+    """
+
+    provides: Provides | None = {  # noqa: RUF012 - never changed
+        Flow.TEXTS: {
+            **_RESPONSES,
+            "full_ids": ("require_generation",),
+            "full_strs": ("require_generation",),
+        },
+        Flow.TOKENS: {**_RESPONSES, **_INSIDES},
+        Flow.EMBEDS: {**_RESPONSES, **_INSIDES},
+    }
+
+    def __init__(
+        self,
+        model_name: Any = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | str | None = None,
+        *,
+        forward_pass_batch_size: int = 1024,
+        backward_pass_batch_size: int = 32,
+        set_model_to_train: bool = False,
+        use_eager_attention: bool = False,
+        loaded_model: Any = None,
+        tokenizer: Any = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        consistency: Consistency = "full",
+        **model_kwargs: Any,
+    ) -> None:
+        check_consistency(consistency)
+        _check_batch_sizes(forward_pass_batch_size, backward_pass_batch_size)
+        is_loaded = loaded_model is not None or not isinstance(model_name, str)
+        if use_eager_attention and not is_loaded:
+            model_kwargs["attn_implementation"] = "eager"
+        self._model = resolve_model(
+            AutoModelForCausalLM,
+            model_name,
+            loaded_model,
+            device=device,
+            dtype=dtype,
+            model_kwargs=model_kwargs,
+        )
+        self._tokenizer = resolve_tokenizer(model_name, tokenizer, self._model, model_kwargs)
+        check_fit(self._model, self._tokenizer)
+        if use_eager_attention:
+            _check_eager(self._model)
+        else:
+            self.provides = _without_attentions(type(self).provides)
+        self._model_name = model_name if isinstance(model_name, str) else _name_of(self._model)
+        self._embedding_layer = self._model.get_input_embeddings()
+        self._forward_pass_batch_size = forward_pass_batch_size
+        self._backward_pass_batch_size = backward_pass_batch_size
+        self._set_model_to_train = set_model_to_train
+        self._has_attentions = use_eager_attention
+        self._consistency: Consistency = consistency
+        self._codec = TextCodec(self._tokenizer)
+        self._renderer = PromptRenderer(self._tokenizer, chat_template_kwargs)
+        self._forward = Forward(self._model)
+
+    def set_inputs_from_tokens(
+        self, templates: Sequence[Template], targets: Targets | None = None
+    ) -> None:
+        """Prepare templates for a run; target responses get their token ids in a copy.
+
+        Raises:
+            TemplateError: If a template or the number of targets is not as it must be, if the chat
+                template refuses a template, or if one is longer than the model's context.
+            ArgumentError: (a ValueError) If a target response has no tokens.
+        """
+        checked = check_templates(templates, targets)
+        probes = choose_probes(self._codec)
+        slots = [
+            locate_slot(self._codec, self._renderer.render_slot(template), probes)
+            for template in checked
+        ]
+        prefix_ids, suffix_ids = self._wrapping
+        self._token_input_manager = LMHFTokenInputManager(
+            self.tokenizer,
+            slots,
+            TriggerCodec(self._codec, slots, probes, consistency=self._consistency),
+            embed_func=self._embedding_layer,
+            targets=encode_targets(self._codec, targets, self.vocab_size),
+            prefix_ids=prefix_ids,
+            suffix_ids=suffix_ids,
+            max_positions=max_positions(self._model),
+        )
+
+    def set_inputs_from_texts(
+        self, templates: Sequence[Template], targets: Targets | None = None
+    ) -> None:
+        """Prepare templates for a run; target responses get their token ids in a copy.
+
+        Raises:
+            TemplateError: If a template or the number of targets is not as it must be.
+            ArgumentError: (a ValueError) If a target response has no tokens.
+        """
+        super().set_inputs_from_texts(
+            templates, encode_targets(self._codec, targets, self.vocab_size)
+        )
+
+    @boundary
+    def compute_logits_from_tokens(
+        self,
+        candidate_trigger_ids: Int[Tensor, "n_candidates trigger_pos"],
+        keep_message_dim: bool = False,
+        return_trigger_logits_only: bool = False,
+        return_after_trigger_logits_only: bool = False,
+    ) -> Float[Tensor, "*n_templates n_candidates pos d_vocab"]:
+        """Return next-token logits, averaged over templates unless `keep_message_dim`.
+
+        Args:
+            candidate_trigger_ids: Int, of shape (n_candidates, trigger_pos).
+            keep_message_dim: Whether to keep the leading axis of templates.
+            return_trigger_logits_only: Only the logits that predict the trigger's tokens.
+            return_after_trigger_logits_only: Only those that predict the token after it.
+
+        Raises:
+            ArgumentError: (a ValueError) If both restrictions are asked for, if nothing stands
+                before the trigger to predict its first token from, or if all logits are asked for
+                and the templates differ in length.
+            InputsNotSetError: Before `set_inputs_from_tokens`.
+        """
+        if return_trigger_logits_only and return_after_trigger_logits_only:
+            raise ArgumentError(
+                "return_trigger_logits_only and return_after_trigger_logits_only exclude each "
+                "other."
+            )
+        ids = self._check_candidates(candidate_trigger_ids)
+        inputs = self._set_token_inputs()
+
+        def compute(template_idx: int, rows: slice) -> Tensor:
+            held = inputs.get_triggered_inputs(template_idx, ids[rows], decode=False).to_dict()
+            trigger = held["input_slices"][SliceKey.TRIGGER]
+            wanted = slice(0, held["input_ids"].shape[1])
+            if return_trigger_logits_only:
+                wanted = slice(trigger.start - 1, trigger.stop - 1)
+            elif return_after_trigger_logits_only:
+                wanted = slice(trigger.stop - 1, trigger.stop)
+            return self._run(held["input_ids"], None, rows=_check_rows(wanted)).logits
+
+        with self._running(with_grad=False):
+            try:
+                logits = self._over_templates(compute, len(ids), "_forward_pass_batch_size")
+            except RuntimeError as error:
+                if "stack expects each tensor to be equal size" not in str(error):
+                    raise
+                raise ArgumentError(
+                    "the templates differ in length, so the logits of all positions have no common "
+                    "shape. Ask for those of the trigger, or set one template at a time."
+                ) from error
+        return logits if keep_message_dim else logits.mean(dim=0)
+
+    def invoke_from_tokens(  # pyright: ignore[reportIncompatibleMethodOverride] - an unknown keyword is a TypeError
+        self,
+        input_ids: Int[Tensor, "batch pos"] | None = None,
+        message_targets: MessageTargets | None = None,
+        require_target_prefill: bool = False,
+        require_generation: bool = False,
+        *,
+        input_embeds: Float[Tensor, "batch pos d_model"] | None = None,
+        input_attention_mask: Int[Tensor, "batch pos"] | None = None,
+        input_slices: dict[str, slice] | None = None,
+        require_full_logits: bool = True,
+        require_hidden_states: bool = False,
+        require_attentions: bool = False,
+        require_first_token_logprobs: bool = False,
+        require_generation_logits: bool = False,
+        count_backward: bool = False,
+        max_new_tokens: int = 128,
+        greedy_decode: bool = True,
+    ) -> ModelOutput:
+        """Run one forward pass over a batch that fits, and generate if that is asked for.
+
+        Responses and their likeliest first tokens are those to the input without its target.
+
+        Args:
+            input_ids: Token ids.
+            message_targets: Holds the target response; it is appended unless `input_slices` says
+                that it has been.
+            require_target_prefill: Whether to return the logits that predict the target response.
+            require_generation: Whether to generate responses.
+            input_embeds: Embeddings instead of token ids.
+            input_attention_mask: 0 where a row is padded, on the left; None if no row is.
+            input_slices: Where the parts of the input lie.
+            require_full_logits: Whether to return the logits of every position.
+            require_hidden_states: Whether to return the stream after each block (the last: normed).
+            require_attentions: Whether to return attention patterns.
+            require_first_token_logprobs: Whether to return the likeliest first tokens.
+            require_generation_logits: Whether to return the logits of generated tokens.
+            count_backward: Whether usage statistics count a backward pass as well.
+            max_new_tokens: How long a response may grow.
+            greedy_decode: Whether to generate the likeliest token each time, else to sample.
+
+        Raises:
+            ArgumentError: (a ValueError) Unless exactly one of ids and embeddings is given, if
+                there is no target to prefill, or no eager attention to take patterns from.
+        """
+        self._check_attentions(require_attentions)
+        given, mask = single_input(input_ids, input_embeds), input_attention_mask
+        appended = (input_slices or {}).get(SliceKey.APPENDED)
+        n_prompt = given.shape[1] if appended is None else appended.start
+        if require_target_prefill and appended is None:
+            given, mask = self._append(given, mask, target_row(message_targets))
+        return self._invoke(
+            given,
+            mask,
+            n_prompt,
+            wanted=Wanted(
+                full_logits=require_full_logits,
+                prefill=require_target_prefill,
+                first_token=require_first_token_logprobs,
+                hidden_states=require_hidden_states,
+                attentions=require_attentions,
+            ),
+            count_backward=count_backward,
+            decoding=Decoding(
+                wanted=require_generation,
+                logits=require_generation_logits,
+                max_new_tokens=max_new_tokens,
+                greedy=greedy_decode,
+            ),
+        )
+
+    def invoke_from_texts(  # pyright: ignore[reportIncompatibleMethodOverride] - an unknown keyword is a TypeError
+        self,
+        input_texts: Sequence[Template],
+        message_targets: MessageTargets | None = None,
+        require_target_prefill: bool = False,
+        require_generation: bool = False,
+        require_first_token_logprobs: bool = False,
+        *,
+        require_generation_logits: bool = False,
+        max_new_tokens: int = 128,
+        greedy_decode: bool = True,
+    ) -> ModelOutput:
+        """Run the model on texts, each of them a prompt or a conversation.
+
+        Responses, and the likeliest first tokens of one, are those to the prompt without its
+        prefilled target.
+
+        Args:
+            input_texts: The prompts.
+            message_targets: Holds the target response.
+            require_target_prefill: Whether to return the logits that predict the target response.
+            require_generation: Whether to generate responses.
+            require_first_token_logprobs: Whether to return the likeliest first tokens.
+            require_generation_logits: Whether to return the logits of generated tokens.
+            max_new_tokens: How long a response may grow.
+            greedy_decode: Whether to generate the likeliest token each time, else to sample.
+
+        Returns:
+            What was asked for. `full_ids` and `full_strs` hold the prompts, and the responses if
+            there are any; rows of `full_ids` are padded on the left.
+
+        Raises:
+            TemplateError: (a ValueError) If the chat template refuses a prompt.
+            ArgumentError: (a ValueError) If a prompt has no tokens or is longer than the context,
+                or if there is no target to prefill.
+        """
+        rows = self._encode_prompts(input_texts)
+        target = target_row(message_targets).tolist() if require_target_prefill else []
+        with self._running(with_grad=torch.is_grad_enabled()):
+            predicted = (
+                self._predict(rows, target, first=require_first_token_logprobs)
+                if target or require_first_token_logprobs
+                else {}
+            )
+            prompts = self._pad(rows, limit=True)
+            answers = self._answer(
+                prompts.input_ids,
+                prompts.mask,
+                Decoding(
+                    wanted=require_generation,
+                    logits=require_generation_logits,
+                    max_new_tokens=max_new_tokens,
+                    greedy=greedy_decode,
+                ),
+            )
+        if not predicted or answers:
+            responses = answers.get("generated_response_ids", [()] * len(rows))
+            wholes = [[*row, *map(int, ids)] for row, ids in zip(rows, responses, strict=True)]
+            answers["full_ids"] = self._pad(wholes, limit=False).input_ids
+            answers["full_strs"] = self._codec.decode(wholes)
+        return ModelOutput(**predicted, **answers)
+
+
+def _check_rows(rows: slice) -> slice:
+    if rows.start < 0:
+        raise ArgumentError(
+            "nothing stands before the trigger, so nothing predicts its first token. "
+            "Put text before the placeholder."
+        )
+    return rows
+
+
+def _check_batch_sizes(*sizes: int) -> None:
+    if min(sizes) < 1:
+        raise ArgumentError(f"batch sizes must be at least 1, got {sizes!r}.")
+
+
+def _check_eager(model: Any) -> None:
+    used = getattr(model.config, "_attn_implementation", None)
+    if used != "eager":
+        raise ArgumentError(
+            f"use_eager_attention=True, but the model given uses {used!r} attention and is not "
+            "changed. Load it with attn_implementation='eager'."
+        )
+
+
+def _without_attentions(provides: Provides | None) -> Provides | None:
+    if provides is None:
+        return None
+    return {
+        flow: {name: options for name, options in fields.items() if name != "full_attentions"}
+        for flow, fields in provides.items()
+    }
+
+
+def _name_of(model: Any) -> str:
+    return getattr(model.config, "name_or_path", "") or type(model).__name__

@@ -1,0 +1,202 @@
+"""What a causal language model does with a batch that fits: predict, answer, count."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pellucid.core import ArgumentError, ModelOutput, Template
+from pellucid.hf._backend import HuggingFaceBackendModel
+from pellucid.hf._codec import TextCodec
+from pellucid.hf._forward import Forward, Wanted, rows_needed, stack_layers
+from pellucid.hf._generation import Decoding, first_token_logprobs, generate
+from pellucid.hf._gradients import wide_dtype
+from pellucid.hf._loading import max_positions
+from pellucid.hf._prompts import PromptBatch, pad_left
+from pellucid.hf._rendering import PromptRenderer
+
+
+class LanguageModelRuns(HuggingFaceBackendModel):
+    """The passes of a language model, beneath the public methods of `LMHFModel`."""
+
+    _codec: TextCodec
+    _renderer: PromptRenderer
+    _forward: Forward
+    _has_attentions: bool
+
+    @property
+    def _wrapping(self) -> tuple[list[int], list[int]]:
+        """What stands around every input: a chat template brings its own special tokens."""
+        if self._renderer.has_chat_template:
+            return [], []
+        return self._codec.prefix_ids, self._codec.suffix_ids
+
+    @property
+    def _pad_id(self) -> int:
+        # Padding is masked, so any id will do where the tokenizer names none.
+        named = (self._tokenizer.pad_token_id, self._tokenizer.eos_token_id)
+        return next((i for i in named if i is not None), 0)
+
+    @property
+    def _end_ids(self) -> list[int]:
+        ids = self._model.generation_config.eos_token_id
+        ids = self._tokenizer.eos_token_id if ids is None else ids
+        return [ids] if isinstance(ids, int) else list(ids or ())
+
+    def _encode_prompts(self, prompts: Sequence[Template]) -> list[list[int]]:
+        prefix_ids, suffix_ids = self._wrapping
+        texts = [self._renderer.render(prompt) for prompt in prompts]
+        return [[*prefix_ids, *ids, *suffix_ids] for ids in self._codec.encode(texts)]
+
+    def _pad(self, rows: Sequence[Sequence[int]], *, limit: bool) -> PromptBatch:
+        return pad_left(
+            rows,
+            pad_id=self._pad_id,
+            device=self.device,
+            max_positions=max_positions(self._model) if limit else None,
+        )
+
+    def _predict(
+        self, rows: Sequence[Sequence[int]], target: Sequence[int], *, first: bool
+    ) -> dict[str, Any]:
+        """Predict a response's tokens, or its first, from prompts of different lengths."""
+        batch = self._pad([[*row, *target] for row in rows], limit=True)
+        n_pos = batch.input_ids.shape[1]
+        wanted = rows_needed(
+            n_pos, n_pos - len(target), all_rows=False, prefill=bool(target), first=first
+        )
+        result = self._run(batch.input_ids, batch.mask, rows=wanted, n_tokens=batch.n_tokens)
+        return self._read_predictions(result.logits, n_target=len(target), first=first)
+
+    def _read_predictions(
+        self, logits: Float[Tensor, "batch _ d_vocab"], *, n_target: int, first: bool
+    ) -> dict[str, Any]:
+        """Name logits, the first of which follow the prompt, as losses know them."""
+        fields: dict[str, Any] = {}
+        if n_target:
+            prefill = logits[:, :n_target]
+            fields["prefill_response_logits"] = prefill.to(wide_dtype(prefill.dtype))
+        if first:
+            fields["response_first_token_logprobs"] = first_token_logprobs(
+                logits[:, 0].detach(), self._codec
+            )
+        return fields
+
+    def _invoke(
+        self,
+        given: Tensor,
+        mask: Tensor | None,
+        n_prompt: int,
+        *,
+        wanted: Wanted,
+        count_backward: bool,
+        decoding: Decoding,
+    ) -> ModelOutput:
+        """Run one batch whose first `n_prompt` positions are the prompt, and answer it."""
+        n_pos = given.shape[1]
+        rows = rows_needed(
+            n_pos,
+            n_prompt,
+            all_rows=wanted.full_logits,
+            prefill=wanted.prefill,
+            first=wanted.first_token,
+        )
+        result = self._run(
+            given,
+            mask,
+            rows=rows,
+            count_backward=count_backward,
+            output_hidden_states=wanted.hidden_states,
+            output_attentions=wanted.attentions,
+        )
+        answers = self._answer(
+            given[:, :n_prompt], None if mask is None else mask[:, :n_prompt], decoding
+        )
+        predicted = self._read_predictions(
+            result.logits[:, n_prompt - 1 - rows.start :],
+            n_target=n_pos - n_prompt if wanted.prefill else 0,
+            first=wanted.first_token,
+        )
+        return ModelOutput(
+            full_logits=result.logits if wanted.full_logits else None,
+            full_hidden_states=stack_layers(result.hidden_states, skip=1),
+            full_attentions=stack_layers(result.attentions, skip=0),
+            **predicted,
+            **answers,
+        )
+
+    def _run(
+        self,
+        given: Tensor,
+        mask: Tensor | None,
+        *,
+        rows: slice,
+        n_tokens: int | None = None,
+        count_backward: bool = False,
+        **outputs: bool,
+    ) -> Any:
+        """Make the raw call and count it."""
+        result = self._forward(given, mask, rows=rows, **outputs)
+        if n_tokens is None:
+            n_tokens = given.shape[0] * given.shape[1] if mask is None else int(mask.sum())
+        self._update_invoke_stats(
+            n_tokens=n_tokens, n_samples=len(given), count_backward=count_backward
+        )
+        return result
+
+    def _answer(
+        self,
+        prompt: Tensor,
+        mask: Tensor | None,
+        decoding: Decoding,
+    ) -> dict[str, Any]:
+        """Generate responses and name them as losses know them; nothing if none are wanted."""
+        if not decoding.wanted:
+            return {}
+        shown = torch.ones(prompt.shape[:2], dtype=torch.int64, device=prompt.device)
+        mask = shown if mask is None else mask
+        with torch.no_grad():
+            made = generate(
+                self._model,
+                {"input_ids" if prompt.ndim == 2 else "inputs_embeds": prompt.detach()},
+                mask,
+                decoding,
+                pad_id=self._pad_id,
+                end_ids=self._end_ids,
+            )
+        n_tokens = int(mask.sum()) + sum(len(ids) for ids in made.response_ids)
+        self._update_invoke_stats(n_tokens=n_tokens, n_samples=len(prompt))
+        ids = [row.tolist() for row in made.response_ids]
+        return {
+            "generated_response_ids": made.response_ids,
+            "generated_response_strs": self._codec.decode(ids, skip_special=True),
+            **({} if made.logits is None else {"generated_response_logits": made.logits}),
+        }
+
+    def _append(
+        self, given: Tensor, mask: Tensor | None, target: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        target = target.to(given.device)
+        tail = target if given.ndim == 2 else self._embed(target[None])[0]
+        given = torch.cat([given, tail.to(given.dtype).expand(len(given), *tail.shape)], dim=1)
+        if mask is not None:
+            mask = torch.cat([mask, mask.new_ones(len(mask), len(target))], dim=1)
+        return given, mask
+
+    def _check_attentions(self, wanted: bool) -> None:
+        if wanted and not self._has_attentions:
+            raise ArgumentError(
+                "attention patterns are computed by eager attention alone. "
+                "Make the model with use_eager_attention=True."
+            )
+
+
+def single_input(input_ids: Tensor | None, input_embeds: Tensor | None) -> Tensor:
+    given = [held for held in (input_ids, input_embeds) if held is not None]
+    if len(given) != 1:
+        raise ArgumentError(
+            f"give exactly one of input_ids and input_embeds, got {len(given)} of them."
+        )
+    return given[0]
