@@ -9,7 +9,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pellucid.core import BaseLoss, Targets
-from pellucid.optimizers import GCGOptimizer, RandomSearchOptimizer
+from pellucid.optimizers import (
+    ARCAOptimizer,
+    AutoPromptOptimizer,
+    GCGOptimizer,
+    HotFlipOptimizer,
+    RandomSearchOptimizer,
+)
 from pellucid.testing import TinyLM
 
 
@@ -51,18 +57,27 @@ def targets():
     return Targets(target_response_strs=["yes you", "no cat"])
 
 
-@pytest.fixture(params=["gcg", "random-search"])
-def make_optimizer(request, model, loss):
+# Every optimizer that the laws of test_run.py are held against, with settings that keep it fast.
+OPTIMIZERS = {
+    "gcg": (GCGOptimizer, {"n_candidates": 16, "sample_topk": 16}),
+    "auto-prompt": (AutoPromptOptimizer, {"n_candidates": 16, "sample_topk": 16}),
+    "arca": (ARCAOptimizer, {"n_candidates": 16, "sample_topk": 16, "n_grad_avg": 2}),
+    "hot-flip": (HotFlipOptimizer, {}),
+    "random-search": (RandomSearchOptimizer, {"n_candidates": 8, "patience": 2}),
+}
+# Those in which nothing is drawn: another seed gives the same run.
+DETERMINISTIC = {"hot-flip"}
+
+
+@pytest.fixture(params=OPTIMIZERS)
+def make_optimizer(request, loss):
     """Build an optimizer on a model of its own, so that runs share nothing."""
-    kinds = {"gcg": GCGOptimizer, "random-search": RandomSearchOptimizer}
-    settings = {
-        "gcg": {"n_candidates": 16, "sample_topk": 16},
-        "random-search": {"n_candidates": 8, "patience": 2},
-    }[request.param]
+    kind, settings = OPTIMIZERS[request.param]
 
     def make(num_steps=6, seed=3, tracker=None, **more):
-        return kinds[request.param](
+        return kind(
             TinyLM(seed=0), loss, tracker, seed, num_steps=num_steps, **{**settings, **more}
         )
 
+    make.is_deterministic = request.param in DETERMINISTIC
     return make

@@ -4,7 +4,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pellucid.core import RetokenizationError
-from pellucid.optimizers import draw_surviving, retokenize_filtering, retokenize_mask
+from pellucid.optimizers import (
+    draw_surviving,
+    retokenize_filtering,
+    retokenize_mask,
+    retokenize_transform,
+    take_surviving,
+)
 from pellucid.testing import TinyTokenizer
 
 TOKENIZER = TinyTokenizer()
@@ -52,3 +58,49 @@ def test_no_survivor_is_an_error_with_a_remedy():
             lambda ids: torch.zeros(len(ids), dtype=torch.bool),
             2,
         )
+
+
+@given(rows)
+def test_transform_keeps_lengths_and_what_survives(ids):
+    before = torch.tensor(ids)
+    after = retokenize_transform(before, TOKENIZER)
+    for row, old in zip(after.tolist(), ids, strict=True):
+        again = TOKENIZER.encode(TOKENIZER.decode(old))
+        n_kept = min(len(again), len(old))
+        assert row == again[:n_kept] + old[n_kept:]
+    survives = retokenize_mask(before, TOKENIZER)
+    assert torch.equal(after[survives], before[survives])
+
+
+def test_transform_cuts_off_and_fills_up():
+    merging = torch.tensor([[*TOKENIZER.encode("t"), *TOKENIZER.encode("h"), 40, 41]])
+    (merged,) = TOKENIZER.encode("th")
+    assert retokenize_transform(merging, TOKENIZER).tolist() == [[merged, 40, 41, 41]]
+
+    class Stutterer(TinyTokenizer):
+        def encode(self, text):
+            return super().encode(text * 2)
+
+    assert retokenize_transform(torch.tensor([[40, 41, 42]]), Stutterer()).tolist() == [
+        [40, 41, 42]
+    ]
+    assert retokenize_transform(torch.empty(0, 3, dtype=torch.int64), TOKENIZER).shape == (0, 3)
+
+
+@given(st.lists(st.lists(st.booleans(), max_size=4), max_size=5))
+def test_first_round_with_survivors_is_the_last(rounds):
+    asked = []
+
+    def offer():
+        for i, flags in enumerate(rounds):
+            asked.append(i)
+            yield torch.tensor([[i, int(flag)] for flag in flags]).reshape(-1, 2)
+
+    winner = next((i for i, flags in enumerate(rounds) if any(flags)), None)
+    if winner is None:
+        with pytest.raises(RetokenizationError, match="use_retokenize=False"):
+            take_surviving(offer(), lambda ids: ids[:, 1] == 1)
+    else:
+        kept = take_surviving(offer(), lambda ids: ids[:, 1] == 1)
+        assert kept.tolist() == [[winner, 1]] * sum(rounds[winner])
+        assert asked == list(range(winner + 1))

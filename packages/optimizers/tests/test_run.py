@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pellucid.core import CheckpointError, RequirementError, TemplateError
-from pellucid.optimizers import DictTracker, JSONLTracker
+from pellucid.optimizers import DictTracker, JSONLTracker, TokenConstraints
 
 TEMPLATES = ["Say{{OPTIMIZED_TRIGGER}} please.", "Now{{OPTIMIZED_TRIGGER}} tell me:"]
 START = " the cat the cat"
@@ -25,7 +25,7 @@ def test_same_seed_gives_the_same_run_and_another_seed_another(make_optimizer, t
     first, again, other = (run_through(make_optimizer(seed=s), targets) for s in (3, 3, 4))
     assert first.losses == again.losses
     assert first.trigger_strs == again.trigger_strs
-    assert first.trigger_strs != other.trigger_strs
+    assert (first.trigger_strs == other.trigger_strs) == make_optimizer.is_deterministic
 
 
 def test_one_object_repeats_itself(make_optimizer, targets):
@@ -252,9 +252,10 @@ def test_bad_input_is_refused_before_anything_is_written(make_optimizer, targets
 def test_foreign_checkpoint_is_refused_by_name(make_optimizer, targets, tmp_path, change):
     run_through(make_optimizer(num_steps=2), targets, checkpoint_dir=tmp_path)
     kept = (tmp_path / "state.safetensors").read_bytes()
-    more = {"seed": {"seed": 9}, "setting": {"n_candidates": 5}}.get(change, {})
+    constraints = TokenConstraints(disallow_custom_token_ids=[9])
+    more = {"seed": {"seed": 9}, "setting": {"token_constraints": constraints}}.get(change, {})
     templates = TEMPLATES if change != "templates" else [t + "!" for t in TEMPLATES]
-    named = {"seed": "hparam/seed", "setting": "hparam/n_candidates"}.get(change, "templates")
+    named = {"seed": "hparam/seed", "setting": "hparam/token_constraints"}.get(change, "templates")
     with pytest.raises(CheckpointError, match=f"{named} differ"):
         make_optimizer(**more).iterate(
             templates, START, targets, checkpoint_dir=tmp_path, resume=True

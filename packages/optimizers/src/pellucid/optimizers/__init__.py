@@ -4,11 +4,14 @@ An optimizer proposes candidates and is told their losses; a `Run` evaluates, re
 stops and resumes. Token constraints, the retokenization filter and trackers are shared by all.
 """
 
+from pellucid.optimizers._arca import ARCAOptimizer
 from pellucid.optimizers._asktell import AskTellOptimizer, SearchOptimizer
+from pellucid.optimizers._autoprompt import AutoPromptOptimizer
 from pellucid.optimizers._best import RunningBest
 from pellucid.optimizers._constraints import TokenConstraints
 from pellucid.optimizers._exact_match import ExactMatch
 from pellucid.optimizers._gcg import GCGOptimizer
+from pellucid.optimizers._hotflip import HotFlipOptimizer
 from pellucid.optimizers._problem import Problem
 from pellucid.optimizers._protocol import Moves, Search
 from pellucid.optimizers._random import StepRandom
@@ -17,19 +20,30 @@ from pellucid.optimizers._retokenization import (
     draw_surviving,
     retokenize_filtering,
     retokenize_mask,
+    retokenize_transform,
+    take_surviving,
 )
 from pellucid.optimizers._run import Run
-from pellucid.optimizers._sampling import draw_tokens, sample_blocks, sample_substitutions
+from pellucid.optimizers._sampling import (
+    draw_tokens,
+    random_single_flips,
+    sample_blocks,
+    sample_substitutions,
+    substitute_at,
+)
 from pellucid.optimizers._state import SearchState
 from pellucid.optimizers._step import Callback, Step
 from pellucid.optimizers._trackers import DictTracker, JSONLTracker
 
 __all__ = [
+    "ARCAOptimizer",
     "AskTellOptimizer",
+    "AutoPromptOptimizer",
     "Callback",
     "DictTracker",
     "ExactMatch",
     "GCGOptimizer",
+    "HotFlipOptimizer",
     "JSONLTracker",
     "Moves",
     "Problem",
@@ -45,8 +59,12 @@ __all__ = [
     "TokenConstraints",
     "draw_surviving",
     "draw_tokens",
+    "random_single_flips",
     "retokenize_filtering",
     "retokenize_mask",
+    "retokenize_transform",
     "sample_blocks",
     "sample_substitutions",
+    "substitute_at",
+    "take_surviving",
 ]

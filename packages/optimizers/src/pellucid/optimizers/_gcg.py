@@ -97,15 +97,15 @@ class GCGOptimizer(AskTellOptimizer[SearchState]):
         return draw_surviving(draw, problem.survives, self.n_candidates)
 
 
-def check_topk(sample_topk: int, model: BaseModel) -> None:
+def check_topk(sample_topk: int, model: BaseModel, name: str = "sample_topk") -> None:
     """Refuse to offer more tokens for a position than there are.
 
     Raises:
-        ArgumentError: (a ValueError) If `sample_topk` exceeds the model's vocabulary.
+        ArgumentError: (a ValueError) If the number exceeds the model's vocabulary.
     """
     vocab_size = getattr(model, "vocab_size", sample_topk)
     if sample_topk > vocab_size:
         raise ArgumentError(
-            f"sample_topk={sample_topk} exceeds the vocabulary of {model.get_model_name()!r}, "
+            f"{name}={sample_topk} exceeds the vocabulary of {model.get_model_name()!r}, "
             f"{vocab_size} tokens. Offer fewer tokens for a position."
         )

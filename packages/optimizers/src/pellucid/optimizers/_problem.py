@@ -21,6 +21,7 @@ from pellucid.core import (
     replace_nan,
 )
 from pellucid.optimizers._constraints import TokenConstraints
+from pellucid.optimizers._retokenization import keep_length, retokenize_mask
 
 
 class Problem:
@@ -74,8 +75,24 @@ class Problem:
     def survives(
         self, candidates: Int64[Tensor, "n_candidates trigger_pos"]
     ) -> Bool[Tensor, " n_candidates"]:
-        """Say which candidates are the same tokens again once they have been text."""
-        return self.model.retokenization_mask(candidates).cpu()
+        """Say which candidates are the same tokens again once they have been text.
+
+        As tokens they must be so in the templates; as text, where the templates are not known as
+        tokens, on their own.
+        """
+        if self.flow is Flow.TOKENS:
+            return self.model.retokenization_mask(candidates).cpu()
+        return retokenize_mask(candidates, self._tokenizer)
+
+    def retokenize(
+        self, candidates: Int64[Tensor, "n_candidates trigger_pos"]
+    ) -> Int64[Tensor, "n_candidates trigger_pos"]:
+        """Return the tokens that each candidate's text has, cut off or filled up to its length."""
+        return keep_length(candidates, self.recode(candidates))
+
+    def recode(self, candidates: Int64[Tensor, "n_candidates trigger_pos"]) -> list[list[int]]:
+        """Return the tokens that each candidate's text has, as many as they are."""
+        return [self.encode(text).tolist() for text in self.decode(candidates)]
 
     def allowed_ids(self, constraints: TokenConstraints) -> Int64[Tensor, " n_allowed"]:
         """Return the tokens that constraints admit, int64, ascending; computed once a run."""

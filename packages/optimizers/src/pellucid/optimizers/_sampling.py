@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from pellucid.core import ArgumentError
+
 
 def sample_substitutions(
     trigger_ids: Int64[Tensor, " trigger_pos"],
@@ -58,6 +60,48 @@ def sample_blocks(
     drawn = draw_tokens(allowed_ids, (n_candidates, block_len), generator)
     positions = starts + torch.arange(block_len)
     return trigger_ids.repeat(n_candidates, 1).scatter_(1, positions, drawn)
+
+
+def substitute_at(
+    trigger_ids: Int64[Tensor, " trigger_pos"], position: int, token_ids: Int64[Tensor, " k"]
+) -> Int64[Tensor, "k trigger_pos"]:
+    """Return the trigger with each of some tokens at one position."""
+    candidates = trigger_ids.repeat(len(token_ids), 1)
+    candidates[:, position] = token_ids
+    return candidates
+
+
+def random_single_flips(
+    trigger: Int64[Tensor, " trigger_pos"],
+    n_variations: int,
+    valid_token_ids: Int64[Tensor, " n_allowed"] | None = None,
+    *,
+    vocab_size: int | None = None,
+    generator: torch.Generator,
+) -> Int64[Tensor, "n_candidates trigger_pos"]:
+    """Return copies of a trigger: the first intact, the others with one random token each.
+
+    Args:
+        trigger: The trigger.
+        n_variations: How many copies.
+        valid_token_ids: The tokens to draw from.
+        vocab_size: Draws from all ids below, instead.
+        generator: Source of randomness, on the CPU.
+
+    Raises:
+        ArgumentError: If not exactly one of `valid_token_ids` and `vocab_size` is given.
+    """
+    if valid_token_ids is None:
+        if vocab_size is None:
+            raise ArgumentError("random_single_flips needs valid_token_ids or vocab_size.")
+        valid_token_ids = torch.arange(vocab_size)
+    elif vocab_size is not None:
+        raise ArgumentError("random_single_flips takes valid_token_ids or vocab_size, not both.")
+    copies = trigger.repeat(n_variations, 1)
+    rows = torch.arange(1, n_variations)
+    positions = torch.randint(len(trigger), (len(rows),), generator=generator)
+    copies[rows, positions] = draw_tokens(valid_token_ids, (len(rows),), generator)
+    return copies
 
 
 def draw_tokens(
