@@ -1,0 +1,154 @@
+"""The switch, in fresh interpreters; and the boundary check, here."""
+
+import sys
+
+import pytest
+import torch
+from core_samples import run_python
+from hypothesis import given
+from hypothesis import strategies as st
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pellucid.core import ContractError, _typecheck, are_boundaries_checked, boundary
+
+PROBE = """
+import jaxtyping, torch
+from pellucid.core import (
+    ContainerError, ContractError, Targets, are_boundaries_checked, boundary, select_topk,
+)
+from jaxtyping import Float
+from torch import Tensor
+
+@boundary
+def double(x: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    return 2 * x
+
+def outcome(call):
+    try:
+        call()
+    except ContainerError: return "container"
+    except ContractError: return "contract"
+    except jaxtyping.TypeCheckError: return "hook"
+    except Exception as error: return type(error).__name__
+    return "passed"
+
+print(
+    are_boundaries_checked(),
+    outcome(lambda: Targets(target_vectors=torch.zeros(2))),
+    outcome(lambda: Targets(target_vectors=torch.zeros(2, 3), target_directions=torch.zeros(3, 3))),
+    outcome(lambda: double(torch.zeros(2, 3))),
+    outcome(lambda: double(torch.zeros(2))),
+    outcome(lambda: select_topk(torch.zeros(3), 1)),
+)
+"""
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("0", "False passed container passed passed passed"),
+        ("1", "True container container contract passed hook"),
+        (None, "True container container contract passed passed"),
+        ("", "True container container contract passed passed"),
+    ],
+)
+def test_the_switch_is_read_once_at_import(value, expected):
+    done = run_python(PROBE, PELLUCID_TYPECHECK=value)
+    assert done.stderr == ""
+    assert done.stdout.strip() == expected
+
+
+def test_other_packages_are_hooked_and_nothing_outside_the_namespace():
+    done = run_python(
+        """
+import sys, types
+import pellucid.core
+from pellucid.core import _usage, boundary
+import jaxtyping, inspect
+print(hasattr(_usage.UsageStats.to_dict, "__wrapped__"), "pellucid" in sys.modules,
+      hasattr(inspect.getsource, "__wrapped__"))
+""",
+        PELLUCID_TYPECHECK="1",
+    )
+    assert done.stdout.split() == ["True", "True", "False"], done.stderr
+
+
+@boundary
+def score(
+    x: Float[Tensor, "batch d_model"], ids: Int[Tensor, " batch"], *, scale: float = 1.0
+) -> Float[Tensor, " batch"]:
+    """Multiply."""
+    return scale * x.sum(dim=-1) * ids if ids.any() else x
+
+
+class Scorer:
+    @boundary
+    def score(self, x: Float[Tensor, "batch d_model"]) -> Float[Tensor, " batch"]:
+        return x.sum(dim=-1)
+
+
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))
+def test_axis_names_agree_between_arguments(n_x, n_ids, width):
+    x, ids = torch.zeros(n_x, width), torch.ones(n_ids, dtype=torch.int64)
+    if n_x == n_ids:
+        assert score(x, ids, scale=2).shape == (n_x,)
+    else:
+        with pytest.raises(ContractError, match="batch"):
+            score(x, ids)
+
+
+def test_a_wrong_argument_is_told_with_axis_names_and_the_function():
+    with pytest.raises(ContractError, match=r"score: .*") as caught:
+        score(torch.zeros(3), torch.ones(3, dtype=torch.int64))
+    assert "batch d_model" in str(caught.value)
+    assert "f32[3]" in str(caught.value)
+    assert isinstance(caught.value, TypeError)
+    assert isinstance(caught.value, ValueError)
+    with pytest.raises(ContractError, match=r"Scorer.score: "):
+        Scorer().score(torch.zeros(3))
+
+
+def test_a_wrong_result_is_told_too():
+    with pytest.raises(ContractError, match="return"):
+        score(torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64))
+
+
+def test_an_error_of_the_function_is_passed_on_unchanged():
+    @boundary
+    def fail(x: int) -> int:
+        raise ZeroDivisionError(x)
+
+    with pytest.raises(ZeroDivisionError):
+        fail(1)
+
+
+def test_a_checked_function_keeps_its_name_and_documentation():
+    assert score.__name__ == "score"
+    assert score.__doc__ == "Multiply."
+
+
+def test_an_int_is_a_float_at_a_boundary():
+    assert score(torch.ones(2, 3), torch.ones(2, dtype=torch.int64), scale=2).tolist() == [6.0, 6.0]
+
+
+def test_turned_off_a_boundary_is_the_function_itself(monkeypatch):
+    monkeypatch.setattr(_typecheck, "_SWITCH", "0")
+
+    def plain(x: int) -> int:
+        return x
+
+    assert boundary(plain) is plain
+    assert not are_boundaries_checked()
+
+
+def test_the_hook_is_installed_only_when_asked_for(monkeypatch):
+    installed = []
+    monkeypatch.setattr(
+        _typecheck.jaxtyping, "install_import_hook", lambda *args: installed.append(args)
+    )
+    for switch in ("", "0", "1"):
+        monkeypatch.setattr(_typecheck, "_SWITCH", switch)
+        _typecheck.install_hook()
+    assert installed == [("pellucid", "pellucid.core._typecheck.checker")]
+    assert sys.modules["pellucid"].core is sys.modules["pellucid.core"]
