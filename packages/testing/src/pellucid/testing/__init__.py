@@ -11,20 +11,28 @@ from typing import TYPE_CHECKING, Any
 # The plugin lives in this package, and pytest imports it before anything else. Were the names below
 # imported here, so would be `pellucid.core`, before the plugin has asked it to check its functions.
 if TYPE_CHECKING:
+    from pellucid.testing._checked import checked
+    from pellucid.testing._model_contracts import EncoderContract, LMContract
     from pellucid.testing._network_error import NetworkAccessError
     from pellucid.testing._tiny_encoder import TinyEncoder
     from pellucid.testing._tiny_hf_models import tiny_bert, tiny_gpt2, tiny_llama
     from pellucid.testing._tiny_hf_tokenizers import tiny_tokenizer, tiny_wordpiece_tokenizer
     from pellucid.testing._tiny_inputs import TinyTokenInputManager
     from pellucid.testing._tiny_lm import TinyLM
+    from pellucid.testing._tiny_losses import TinyResponseLoss, TinyVectorLoss
     from pellucid.testing._tiny_tokenizer import TinyTokenizer
 
 _HOMES = {
+    "EncoderContract": "_model_contracts",
+    "LMContract": "_model_contracts",
     "NetworkAccessError": "_network_error",
     "TinyEncoder": "_tiny_encoder",
     "TinyLM": "_tiny_lm",
+    "TinyResponseLoss": "_tiny_losses",
     "TinyTokenInputManager": "_tiny_inputs",
     "TinyTokenizer": "_tiny_tokenizer",
+    "TinyVectorLoss": "_tiny_losses",
+    "checked": "_checked",
     "tiny_bert": "_tiny_hf_models",
     "tiny_gpt2": "_tiny_hf_models",
     "tiny_llama": "_tiny_hf_models",
@@ -33,11 +41,16 @@ _HOMES = {
 }
 
 __all__ = [
+    "EncoderContract",
+    "LMContract",
     "NetworkAccessError",
     "TinyEncoder",
     "TinyLM",
+    "TinyResponseLoss",
     "TinyTokenInputManager",
     "TinyTokenizer",
+    "TinyVectorLoss",
+    "checked",
     "tiny_bert",
     "tiny_gpt2",
     "tiny_llama",
