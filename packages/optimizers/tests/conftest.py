@@ -12,6 +12,7 @@ from pellucid.core import BaseLoss, Targets
 from pellucid.optimizers import (
     ARCAOptimizer,
     AutoPromptOptimizer,
+    GASLITEOptimizer,
     GCGOptimizer,
     HotFlipOptimizer,
     RandomSearchOptimizer,
@@ -63,6 +64,7 @@ OPTIMIZERS = {
     "auto-prompt": (AutoPromptOptimizer, {"n_candidates": 16, "sample_topk": 16}),
     "arca": (ARCAOptimizer, {"n_candidates": 16, "sample_topk": 16, "n_grad_avg": 2}),
     "hot-flip": (HotFlipOptimizer, {}),
+    "gaslite": (GASLITEOptimizer, {"n_grad": 2, "n_flip": 2, "n_candidates": 8}),
     "random-search": (RandomSearchOptimizer, {"n_candidates": 8, "patience": 2}),
 }
 # Those in which nothing is drawn: another seed gives the same run.

@@ -10,6 +10,7 @@ from pellucid.optimizers._autoprompt import AutoPromptOptimizer
 from pellucid.optimizers._best import RunningBest
 from pellucid.optimizers._constraints import TokenConstraints
 from pellucid.optimizers._exact_match import ExactMatch
+from pellucid.optimizers._gaslite import GASLITEOptimizer
 from pellucid.optimizers._gcg import GCGOptimizer
 from pellucid.optimizers._hotflip import HotFlipOptimizer
 from pellucid.optimizers._problem import Problem
@@ -42,6 +43,7 @@ __all__ = [
     "Callback",
     "DictTracker",
     "ExactMatch",
+    "GASLITEOptimizer",
     "GCGOptimizer",
     "HotFlipOptimizer",
     "JSONLTracker",
