@@ -60,8 +60,10 @@ def satisfies(value: Any, hint: Any) -> bool:
         return is_bearable(value, origin) and all(
             satisfies(key, options[0]) and satisfies(held, options[1]) for key, held in pairs
         )
-    if origin is tuple and isinstance(value, tuple) and options[-1:] != (Ellipsis,):
-        return len(value) == len(options) and all(map(satisfies, value, options))
+    if origin is tuple and isinstance(value, tuple):
+        # Also spares beartype the look at one element: it draws from the caller's generator.
+        wanted = options[:1] * len(value) if options[-1:] == (Ellipsis,) else options
+        return len(value) == len(wanted) and all(map(satisfies, value, wanted))
     if _is_named_tuple(hint):
         hints = get_type_hints(hint, include_extras=True)
         return isinstance(value, hint) and all(
