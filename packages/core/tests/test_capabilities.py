@@ -119,8 +119,8 @@ def test_a_field_that_the_flow_does_not_provide_is_named():
     report = check_compatibility(LetterEncoder(), TEXT, AttentionLoss())
     assert report.reasons == (
         (
-            "AttentionLoss reads 'full_attentions', which LetterEncoder does not provide in the flow "
-            "'texts' (it provides output_embeddings)."
+            "AttentionLoss reads 'full_attentions', which LetterEncoder does not provide in the "
+            "flow 'texts' (it provides output_embeddings)."
         ),
         (
             "AttentionLoss reads 'input_slices', which LetterEncoder does not provide in the flow "
