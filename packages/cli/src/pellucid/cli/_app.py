@@ -134,11 +134,13 @@ def demo(
     The same as [bold]pellucid optimize[/bold], with a model, a question and a
     harmless goal that are built in. The exit code is 1 if the goal was missed.
     """
-    with _waiting("loading the model"):
-        from pellucid.cli import _demo  # noqa: PLC0415
+    with _abortable():
+        with _waiting("loading the model"):
+            from pellucid.cli import _demo  # noqa: PLC0415
 
-        prepared = _demo.prepare_demo(seed, out)
-    raise typer.Exit(_demo.show_demo(*prepared))
+            prepared = _demo.prepare_demo(seed, out)
+        code = _demo.show_demo(*prepared)
+    raise typer.Exit(code)
 
 
 _WHAT = "What to optimise"
@@ -306,14 +308,16 @@ def optimize(
         raise typer.BadParameter(
             f"--resume writes to {str(resume)!r}, leave --out {str(out)!r} out."
         )
-    with _waiting("loading the model"):
-        from pellucid.cli import _optimize  # noqa: PLC0415
+    with _abortable():
+        with _waiting("loading the model"):
+            from pellucid.cli import _optimize  # noqa: PLC0415
 
-        if resume is not None:
-            prepared = _optimize.prepare_resume(resume, options)
-        else:
-            prepared = _optimize.prepare_new({**_defaults(), **options}, out)
-    raise typer.Exit(_optimize.show_run(*prepared, resumes=resume is not None))
+            if resume is not None:
+                prepared = _optimize.prepare_resume(resume, options)
+            else:
+                prepared = _optimize.prepare_new({**_defaults(), **options}, out)
+        code = _optimize.show_run(*prepared, resumes=resume is not None)
+    raise typer.Exit(code)
 
 
 def _defaults() -> dict[str, Any]:
@@ -326,6 +330,15 @@ def _defaults() -> dict[str, Any]:
         "steps": _DEFAULT_STEPS,
         "seed": secrets.randbelow(2**31),
     }
+
+
+@contextmanager
+def _abortable() -> Generator[None]:
+    """Turn Ctrl-C into what every version of typer hands on as it is."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise typer.Abort from error
 
 
 @contextmanager

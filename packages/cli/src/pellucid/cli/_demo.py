@@ -8,7 +8,7 @@ from rich.text import Text
 from pellucid.cli._answers import remove_placeholder
 from pellucid.cli._optimize import EXIT_INTERRUPTED, Outcome, start
 from pellucid.cli._progress import make_console
-from pellucid.cli._request import Request
+from pellucid.cli._request import Request, resume_command
 from pellucid.cli._rundir import RunDirectory, demo_path, refuse_existing
 from pellucid.cli._setup import Setup, prepare
 from pellucid.cli._visible import visible
@@ -73,6 +73,7 @@ def show_demo(directory: RunDirectory, setup: Setup) -> int:
     console.print(f"Report: {directory.report}")
     console.print(f"The same run: {setup.request.to_command()}")
     if outcome.was_interrupted:
+        console.print(f"Go on with: {resume_command(directory.path)}")
         return EXIT_INTERRUPTED
     return 0 if outcome.result["goal_reached"] else EXIT_GOAL_MISSED
 

@@ -32,6 +32,8 @@ def load_model(spec: str, base_url: str | None = None) -> BaseModel:
         UnknownNameError: If the zoo has no model of this name, or the prefix is unknown.
         MissingDependencyError: If the package that holds the backend is not installed.
     """
+    if not spec:
+        raise ArgumentError(f"--model '' names no model. Name a directory, {_others()}.")
     match = None if Path(spec).exists() else _SCHEME.fullmatch(spec)
     scheme = match["scheme"] if match else None
     if scheme == "litellm" and match:

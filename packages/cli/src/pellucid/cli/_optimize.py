@@ -206,11 +206,19 @@ def _change(directory: RunDirectory, request: Request, changes: Mapping[str, Any
         own = getattr(request, name)
         if name not in ("steps", "budget_tokens") and value != own:
             raise ArgumentError(
-                f"{OPTIONS[name]} {value!r} contradicts the run in "
-                f"{str(directory.path)!r}, which has {own!r}. With --resume, leave it out: only "
-                "--steps and --budget-tokens may change."
+                f"{_spell(name, value)} contradicts the run in {str(directory.path)!r}, which was "
+                f"begun with {_spell(name, own)}. With --resume, leave it out: only --steps and "
+                "--budget-tokens may change."
             )
     return dataclasses.replace(request, **changes)
+
+
+def _spell(name: str, value: Any) -> str:
+    if name == "stop_at_goal":
+        return f"no {OPTIONS[name]}" if value else OPTIONS[name]
+    values = value if isinstance(value, tuple) else (value,)
+    given = [f"{OPTIONS[name]} {each!r}" for each in values if each is not None]
+    return " ".join(given) or f"no {OPTIONS[name]}"
 
 
 def _describe(setup: Setup, found: OptimizerResult, rows: list[dict[str, Any]]) -> dict[str, Any]:

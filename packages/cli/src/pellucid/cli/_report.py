@@ -6,7 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 
 from pellucid.cli._chart import Chart, Sample, draw
 from pellucid.cli._progress import count
@@ -39,18 +39,8 @@ def render_report(
         rows: The rows of `steps.jsonl`.
         path: The run's directory, for the command that resumes it.
     """
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {
-        "count": count,
-        "lines": functools.partial(visible, keep_lines=True),
-        "loss": _format_loss,
-        "visible": visible,
-    }
-    source = files("pellucid.cli").joinpath("report.html.jinja").read_text(encoding="utf-8")
     request = from_config(dict(config))
-    return environment.from_string(source).render(
+    return _template().render(
         request=request,
         result=result,
         cases=_pair_cases(config, result),
@@ -61,6 +51,21 @@ def render_report(
         command=request.to_command(),
         resume_command=_find_way_on(request, result, path),
     )
+
+
+@functools.cache
+def _template() -> Template:
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "count": count,
+        "lines": functools.partial(visible, keep_lines=True),
+        "loss": _format_loss,
+        "visible": visible,
+    }
+    source = files("pellucid.cli").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    return environment.from_string(source)
 
 
 def _pair_cases(config: Mapping[str, Any], result: Mapping[str, Any]) -> list[dict[str, Any]]:
