@@ -8,6 +8,7 @@ from pellucid.optimizers._arca import ARCAOptimizer
 from pellucid.optimizers._asktell import AskTellOptimizer, SearchOptimizer
 from pellucid.optimizers._autoprompt import AutoPromptOptimizer
 from pellucid.optimizers._best import RunningBest
+from pellucid.optimizers._buffer import TriggerBuffer
 from pellucid.optimizers._constraints import TokenConstraints
 from pellucid.optimizers._exact_match import ExactMatch
 from pellucid.optimizers._gaslite import GASLITEOptimizer
@@ -17,6 +18,7 @@ from pellucid.optimizers._problem import Problem
 from pellucid.optimizers._protocol import Moves, Search
 from pellucid.optimizers._random import StepRandom
 from pellucid.optimizers._random_search import RandomSearchOptimizer, RandomSearchState
+from pellucid.optimizers._random_triggers import get_printable_random_trigger
 from pellucid.optimizers._retokenization import (
     draw_surviving,
     retokenize_filtering,
@@ -32,6 +34,7 @@ from pellucid.optimizers._sampling import (
     sample_substitutions,
     substitute_at,
 )
+from pellucid.optimizers._schedulers import ConstantScheduler, LinearScheduler, NFlipScheduler
 from pellucid.optimizers._state import SearchState
 from pellucid.optimizers._step import Callback, Step
 from pellucid.optimizers._trackers import DictTracker, JSONLTracker
@@ -41,13 +44,16 @@ __all__ = [
     "AskTellOptimizer",
     "AutoPromptOptimizer",
     "Callback",
+    "ConstantScheduler",
     "DictTracker",
     "ExactMatch",
     "GASLITEOptimizer",
     "GCGOptimizer",
     "HotFlipOptimizer",
     "JSONLTracker",
+    "LinearScheduler",
     "Moves",
+    "NFlipScheduler",
     "Problem",
     "RandomSearchOptimizer",
     "RandomSearchState",
@@ -59,8 +65,10 @@ __all__ = [
     "Step",
     "StepRandom",
     "TokenConstraints",
+    "TriggerBuffer",
     "draw_surviving",
     "draw_tokens",
+    "get_printable_random_trigger",
     "random_single_flips",
     "retokenize_filtering",
     "retokenize_mask",
