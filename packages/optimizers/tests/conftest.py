@@ -13,6 +13,7 @@ from pellucid.optimizers import (
     ARCAOptimizer,
     AutoPromptOptimizer,
     GASLITEOptimizer,
+    GASLITEPlusOptimizer,
     GCGOptimizer,
     HotFlipOptimizer,
     RandomSearchOptimizer,
@@ -65,6 +66,10 @@ OPTIMIZERS = {
     "arca": (ARCAOptimizer, {"n_candidates": 16, "sample_topk": 16, "n_grad_avg": 2}),
     "hot-flip": (HotFlipOptimizer, {}),
     "gaslite": (GASLITEOptimizer, {"n_grad": 2, "n_flip": 2, "n_candidates": 8}),
+    "gaslite-plus": (
+        GASLITEPlusOptimizer,
+        {"n_grad": 2, "n_flip": 4, "n_candidates": 8, "buffer_size": 3, "n_bulk_flips": 2},
+    ),
     "random-search": (RandomSearchOptimizer, {"n_candidates": 8, "patience": 2}),
 }
 # Those in which nothing is drawn: another seed gives the same run.

@@ -9,9 +9,11 @@ from pellucid.optimizers._asktell import AskTellOptimizer, SearchOptimizer
 from pellucid.optimizers._autoprompt import AutoPromptOptimizer
 from pellucid.optimizers._best import RunningBest
 from pellucid.optimizers._buffer import TriggerBuffer
+from pellucid.optimizers._bulk_flips import BulkFlipSearch, BulkFlipState
 from pellucid.optimizers._constraints import TokenConstraints
 from pellucid.optimizers._exact_match import ExactMatch
 from pellucid.optimizers._gaslite import GASLITEOptimizer
+from pellucid.optimizers._gasliteplus import GASLITEPlusOptimizer
 from pellucid.optimizers._gcg import GCGOptimizer
 from pellucid.optimizers._hotflip import HotFlipOptimizer
 from pellucid.optimizers._problem import Problem
@@ -43,11 +45,14 @@ __all__ = [
     "ARCAOptimizer",
     "AskTellOptimizer",
     "AutoPromptOptimizer",
+    "BulkFlipSearch",
+    "BulkFlipState",
     "Callback",
     "ConstantScheduler",
     "DictTracker",
     "ExactMatch",
     "GASLITEOptimizer",
+    "GASLITEPlusOptimizer",
     "GCGOptimizer",
     "HotFlipOptimizer",
     "JSONLTracker",

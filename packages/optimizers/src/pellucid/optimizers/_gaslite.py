@@ -107,10 +107,29 @@ class GASLITEOptimizer(SearchOptimizer[SearchState]):
         if self.use_random_gradient:
             generator = random.generator("random gradient")
             return draw_offers(allowed, (len(trigger_ids), k), generator)
-        copies = random_single_flips(
-            trigger_ids, self.n_grad, allowed, generator=random.generator("copies")
+        return offer_by_gradient(
+            problem, trigger_ids, allowed, n_grad=self.n_grad, k=k, random=random
         )
-        return problem.compute_topk(copies, k, allowed, average=True, normalize=True).token_ids[0]
+
+
+def offer_by_gradient(
+    problem: Problem,
+    trigger_ids: Int64[Tensor, " trigger_pos"],
+    allowed_ids: Int64[Tensor, " n_allowed"],
+    *,
+    n_grad: int,
+    k: int,
+    random: StepRandom,
+) -> Int64[Tensor, "trigger_pos k"]:
+    """Return the k tokens of lowest gradient for each position, the lowest first.
+
+    The gradient is the mean over the trigger and copies of it with one random token each, every
+    position's scaled to length 1 before.
+    """
+    generator = random.generator("copies")
+    copies = random_single_flips(trigger_ids, n_grad, allowed_ids, generator=generator)
+    found = problem.compute_topk(copies, k, allowed_ids, average=True, normalize=True)
+    return found.token_ids[0]
 
 
 def keep_better(
