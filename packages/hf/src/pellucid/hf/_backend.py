@@ -4,7 +4,7 @@ import functools
 import inspect
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -39,6 +39,10 @@ from pellucid.hf._gradients import (
     wide_dtype,
 )
 from pellucid.hf._run_mode import held_in_mode
+
+_TokenGrad: TypeAlias = Float[Tensor, "*n_templates n_candidates trigger_pos d_vocab"]
+_EmbedGrad: TypeAlias = Float[Tensor, "*n_templates n_candidates trigger_pos d_model"]
+_Losses: TypeAlias = Float[Tensor, "*n_templates n_candidates"]
 
 _INVOKE_FIELDS = (
     "input_ids",
@@ -166,7 +170,7 @@ class HuggingFaceBackendModel(
         keep_message_dim: bool = False,
         return_loss: bool = False,
         generator: torch.Generator | None = None,
-    ) -> Float[Tensor, "*"] | tuple[Float[Tensor, "*"], Float[Tensor, "*"]]:
+    ) -> _TokenGrad | tuple[_TokenGrad, _Losses]:
         """Return the gradient of each candidate's loss with regard to its one-hot tokens.
 
         Args:
@@ -259,7 +263,7 @@ class HuggingFaceBackendModel(
         normalize_grads: bool = False,
         keep_message_dim: bool = False,
         return_loss: bool = False,
-    ) -> Float[Tensor, "*"] | tuple[Float[Tensor, "*"], Float[Tensor, "*"]]:
+    ) -> _EmbedGrad | tuple[_EmbedGrad, _Losses]:
         """Return the gradient of each candidate's loss with regard to its embeddings.
 
         Args:

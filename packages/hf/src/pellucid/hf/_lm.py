@@ -17,6 +17,7 @@ from pellucid.core import (
     MessageTargets,
     ModelOutput,
     Provides,
+    RequirementError,
     SliceKey,
     Targets,
     Template,
@@ -32,7 +33,7 @@ from pellucid.hf._loading import check_fit, max_positions, resolve_model, resolv
 from pellucid.hf._prompts import encode_targets
 from pellucid.hf._rendering import PromptRenderer
 from pellucid.hf._slot import choose_probes, locate_slot
-from pellucid.hf._trigger_codec import Consistency, TriggerCodec, check_consistency
+from pellucid.hf._trigger_codec import TriggerCodec, check_consistency
 
 _RESPONSES = {
     "prefill_response_logits": ("require_target_prefill",),
@@ -107,10 +108,9 @@ class LMHFModel(LMBaseModel, LanguageModelRuns, LogitsTokenAccessMixin, LossText
         loaded_model: Any = None,
         tokenizer: Any = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
-        consistency: Consistency = "full",
+        consistency: str = "full",
         **model_kwargs: Any,
     ) -> None:
-        check_consistency(consistency)
         _check_batch_sizes(forward_pass_batch_size, backward_pass_batch_size)
         is_loaded = loaded_model is not None or not isinstance(model_name, str)
         if use_eager_attention and not is_loaded:
@@ -125,6 +125,7 @@ class LMHFModel(LMBaseModel, LanguageModelRuns, LogitsTokenAccessMixin, LossText
         )
         self._tokenizer = resolve_tokenizer(model_name, tokenizer, self._model, model_kwargs)
         check_fit(self._model, self._tokenizer)
+        _check_head(self._model)
         if use_eager_attention:
             _check_eager(self._model)
         else:
@@ -135,7 +136,7 @@ class LMHFModel(LMBaseModel, LanguageModelRuns, LogitsTokenAccessMixin, LossText
         self._backward_pass_batch_size = backward_pass_batch_size
         self._set_model_to_train = set_model_to_train
         self._has_attentions = use_eager_attention
-        self._consistency: Consistency = consistency
+        self._consistency = check_consistency(consistency)
         self._codec = TextCodec(self._tokenizer)
         self._renderer = PromptRenderer(self._tokenizer, chat_template_kwargs)
         self._forward = Forward(self._model)
@@ -379,6 +380,14 @@ def _check_rows(rows: slice) -> slice:
 def _check_batch_sizes(*sizes: int) -> None:
     if min(sizes) < 1:
         raise ArgumentError(f"batch sizes must be at least 1, got {sizes!r}.")
+
+
+def _check_head(model: Any) -> None:
+    if model.get_output_embeddings() is None:
+        raise RequirementError(
+            f"LMHFModel needs a causal language model, {type(model).__name__} predicts no tokens. "
+            "Load it with AutoModelForCausalLM."
+        )
 
 
 def _check_eager(model: Any) -> None:

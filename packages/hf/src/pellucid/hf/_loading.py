@@ -112,7 +112,7 @@ def _check_nothing_to_load(
             f"{sorted(model_kwargs)!r} apply to loading, but the model is loaded already. "
             "Load it with these arguments, or leave them out."
         )
-    weight = next(model.parameters())
+    weight = next(model.parameters(), torch.empty(0))
     if device is not None and torch.device(device).type != weight.device.type:
         raise ArgumentError(
             f"device={str(device)!r} was asked for, the model given lies on {str(weight.device)!r} "

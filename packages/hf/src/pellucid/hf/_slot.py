@@ -2,8 +2,8 @@
 
 Tokens of a text do not fall apart at the trigger's edges by themselves: the space before a trigger
 belongs to its first token in most vocabularies, and what follows may be cut otherwise after a
-letter than after a full stop. So the template is filled with many short probes, and what most of
-them agree on is the template's share.
+letter than after a full stop. So the template is filled with many short probes. Before the trigger,
+the template keeps what no probe takes from it; after the trigger, what it keeps with most probes.
 """
 
 import dataclasses
@@ -71,7 +71,9 @@ def locate_slot(codec: TextCodec, rendered: RenderedSlot, probes: Sequence[str])
             f"{rendered.before[-40:]!r} and {rendered.after[:40]!r}. Put a space or a line break "
             "before and after the placeholder."
         )
-    before_ids, after_ids = before.most_common(1)[0][0], after.most_common(1)[0][0]
+    # A space that some triggers take up must be left to all of them.
+    before_ids = min(before, key=lambda ids: (len(ids), -before[ids]))
+    after_ids = after.most_common(1)[0][0]
     probed = tuple(inner_ids(e.ids, before_ids, after_ids) for e in encoded)
     return Slot(before_ids=before_ids, after_ids=after_ids, probed_ids=probed, rendered=rendered)
 

@@ -1,30 +1,29 @@
 """Reads and writes triggers as they stand in their templates."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TypeAlias, cast, get_args
 
 from pellucid.core import ArgumentError
 from pellucid.hf._codec import TextCodec
 from pellucid.hf._slot import Slot, inner_ids
 
-Consistency = Literal["none", "trigger", "full"]
+Consistency: TypeAlias = Literal["none", "trigger", "full"]
 """How far a candidate must mean the same as text.
 
 "none": not at all. "trigger": its own text has the same tokens. "full": the whole input has, in
 every template.
 """
 
-_LEVELS = ("none", "trigger", "full")
 
-
-def check_consistency(level: str) -> None:
-    """Refuse a level that does not exist.
+def check_consistency(level: str) -> Consistency:
+    """Return a level, if it is one.
 
     Raises:
         ArgumentError: (a ValueError) If it is none of "none", "trigger" and "full".
     """
-    if level not in _LEVELS:
-        raise ArgumentError(f"consistency must be one of {', '.join(_LEVELS)}, got {level!r}.")
+    if level not in get_args(Consistency):
+        raise ArgumentError(f"consistency must be none, trigger or full, got {level!r}.")
+    return cast("Consistency", level)
 
 
 class TriggerCodec:
@@ -49,7 +48,6 @@ class TriggerCodec:
         *,
         consistency: Consistency = "full",
     ) -> None:
-        check_consistency(consistency)
         self._codec = codec
         self._consistency = consistency
         groups = _group_slots(slots)
