@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 # imported here, so would be `pellucid.core`, before the plugin has asked it to check its functions.
 if TYPE_CHECKING:
     from pellucid.testing._checked import checked
+    from pellucid.testing._loss_contract import LossContract
     from pellucid.testing._model_contracts import EncoderContract, LMContract
     from pellucid.testing._network_error import NetworkAccessError
+    from pellucid.testing._optimizer_contract import OptimizerContract
     from pellucid.testing._tiny_encoder import TinyEncoder
     from pellucid.testing._tiny_hf_models import tiny_bert, tiny_gpt2, tiny_llama
     from pellucid.testing._tiny_hf_tokenizers import tiny_tokenizer, tiny_wordpiece_tokenizer
@@ -21,17 +23,23 @@ if TYPE_CHECKING:
     from pellucid.testing._tiny_lm import TinyLM
     from pellucid.testing._tiny_losses import TinyResponseLoss, TinyVectorLoss
     from pellucid.testing._tiny_tokenizer import TinyTokenizer
+    from pellucid.testing._tokenizer_contract import TokenizerContract
+    from pellucid.testing._tracker_contract import TrackerContract
 
 _HOMES = {
     "EncoderContract": "_model_contracts",
     "LMContract": "_model_contracts",
+    "LossContract": "_loss_contract",
     "NetworkAccessError": "_network_error",
+    "OptimizerContract": "_optimizer_contract",
     "TinyEncoder": "_tiny_encoder",
     "TinyLM": "_tiny_lm",
     "TinyResponseLoss": "_tiny_losses",
     "TinyTokenInputManager": "_tiny_inputs",
     "TinyTokenizer": "_tiny_tokenizer",
     "TinyVectorLoss": "_tiny_losses",
+    "TokenizerContract": "_tokenizer_contract",
+    "TrackerContract": "_tracker_contract",
     "checked": "_checked",
     "tiny_bert": "_tiny_hf_models",
     "tiny_gpt2": "_tiny_hf_models",
@@ -43,13 +51,17 @@ _HOMES = {
 __all__ = [
     "EncoderContract",
     "LMContract",
+    "LossContract",
     "NetworkAccessError",
+    "OptimizerContract",
     "TinyEncoder",
     "TinyLM",
     "TinyResponseLoss",
     "TinyTokenInputManager",
     "TinyTokenizer",
     "TinyVectorLoss",
+    "TokenizerContract",
+    "TrackerContract",
     "checked",
     "tiny_bert",
     "tiny_gpt2",

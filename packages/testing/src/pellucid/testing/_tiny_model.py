@@ -172,7 +172,7 @@ class TinyModel(
         elif probs is not None:
             ids = probs.argmax(dim=-1)
         grads, losses = self._differentiate(
-            loss_func, probs, lambda weights: weights @ self.embedding_matrix, ids
+            loss_func, probs, lambda weights: weights.to(self.dtype) @ self.embedding_matrix, ids
         )
         return _finish(grads, losses, normalize_grads, keep_message_dim, return_loss)
 
@@ -201,7 +201,7 @@ class TinyModel(
             NotDifferentiableError: (a ValueError) If the loss has no gradient.
         """
         grads, losses = self._differentiate(
-            loss_func, candidate_trigger_embeds, lambda embeds: embeds, None
+            loss_func, candidate_trigger_embeds, lambda embeds: embeds.to(self.dtype), None
         )
         return _finish(grads, losses, normalize_grads, keep_message_dim, return_loss)
 
