@@ -14,9 +14,13 @@ from pellucid.optimizers import (
     AutoPromptOptimizer,
     GASLITEOptimizer,
     GASLITEPlusOptimizer,
+    GBDAOptimizer,
     GCGOptimizer,
     HotFlipOptimizer,
+    PEZOptimizer,
+    PGDOptimizer,
     RandomSearchOptimizer,
+    SoftPromptOptimizer,
 )
 from pellucid.testing import TinyLM
 
@@ -71,9 +75,16 @@ OPTIMIZERS = {
         {"n_grad": 2, "n_flip": 4, "n_candidates": 8, "buffer_size": 3, "n_bulk_flips": 2},
     ),
     "random-search": (RandomSearchOptimizer, {"n_candidates": 8, "patience": 2}),
+    "gbda": (
+        GBDAOptimizer,
+        {"n_grad_samples": 2, "n_final_gumbel_samples": 8, "init_mode": "random"},
+    ),
+    "pez": (PEZOptimizer, {"lr": 20.0}),
+    "pgd": (PGDOptimizer, {"lr": 0.5, "patience": 2}),
+    "soft-prompt": (SoftPromptOptimizer, {"lr": 0.05}),
 }
 # Those in which nothing is drawn: another seed gives the same run.
-DETERMINISTIC = {"hot-flip"}
+DETERMINISTIC = {"hot-flip", "pez", "pgd", "soft-prompt"}
 
 
 @pytest.fixture(params=OPTIMIZERS)

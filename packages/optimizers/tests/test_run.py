@@ -5,11 +5,12 @@ import shutil
 import pytest
 import torch
 
-from pellucid.core import CheckpointError, RequirementError, TemplateError
-from pellucid.optimizers import DictTracker, JSONLTracker, TokenConstraints
+from pellucid.core import CheckpointError, Flow, RequirementError, TemplateError
+from pellucid.optimizers import DictTracker, JSONLTracker, Search, TokenConstraints
 
 TEMPLATES = ["Say{{OPTIMIZED_TRIGGER}} please.", "Now{{OPTIMIZED_TRIGGER}} tell me:"]
 START = " the cat the cat"
+LOSSES = ("compute_loss_from_tokens", "compute_loss_from_texts")
 
 
 def columns(path):
@@ -25,7 +26,7 @@ def test_same_seed_gives_the_same_run_and_another_seed_another(make_optimizer, t
     first, again, other = (run_through(make_optimizer(seed=s), targets) for s in (3, 3, 4))
     assert first.losses == again.losses
     assert first.trigger_strs == again.trigger_strs
-    assert (first.trigger_strs == other.trigger_strs) == make_optimizer.is_deterministic
+    assert (first.losses == other.losses) == make_optimizer.is_deterministic
 
 
 def test_one_object_repeats_itself(make_optimizer, targets):
@@ -43,10 +44,18 @@ def test_result_tells_the_whole_story(make_optimizer, targets):
     optimizer = make_optimizer(num_steps=5, tracker=DictTracker())
     result = run_through(optimizer, targets)
     assert len(result.losses) == len(result.trigger_strs) == 5
-    assert result.best_loss == min([result.initial_loss, *result.losses])
+    lowest = min([result.initial_loss, *result.losses])
+    if type(optimizer).conclude is Search.conclude:
+        assert result.best_loss == lowest
+    else:
+        assert result.best_loss <= lowest
     assert result.stop_reason == "steps"
     assert result.usage["total_tokens"] > 0
-    assert result.verified_loss == pytest.approx(result.best_loss, abs=1e-5)
+    if optimizer.flow is Flow.EMBEDS:
+        assert (result.best_trigger_ids, result.best_trigger_str) == (None, None)
+        assert result.verified_loss is None
+    elif not result.tokenization_gap:
+        assert result.verified_loss == pytest.approx(result.best_loss, abs=1e-5)
     records = optimizer.tracker.records
     assert [record["loss"] for record in records] == result.losses
     assert set(records[0]) == {"step", "loss", "best_loss", "trigger", "elapsed_s", "tokens"}
@@ -79,7 +88,9 @@ def test_interrupted_and_resumed_run_equals_an_uninterrupted_one(
     assert result.losses == expected.losses
     assert result.trigger_strs == expected.trigger_strs
     assert (result.initial_loss, result.best_loss) == (expected.initial_loss, expected.best_loss)
-    assert torch.equal(result.best_trigger_ids, expected.best_trigger_ids)
+    for name in ("best_trigger_ids", "best_trigger_emb"):
+        found, awaited = getattr(result, name), getattr(expected, name)
+        assert found is awaited is None or torch.equal(found, awaited)
     assert result.usage == expected.usage
 
 
@@ -107,9 +118,16 @@ def test_killed_process_resumes_from_its_last_checkpoint(make_optimizer, targets
     assert columns(tmp_path / "killed.jsonl") == columns(tmp_path / "whole.jsonl")
 
 
-def test_finished_run_can_be_extended(make_optimizer, targets, tmp_path):
+def test_finished_run_can_be_extended_unless_it_follows_a_schedule(
+    make_optimizer, targets, tmp_path
+):
     run_through(make_optimizer(num_steps=2), targets, checkpoint_dir=tmp_path)
-    longer = run_through(make_optimizer(num_steps=6), targets, checkpoint_dir=tmp_path, resume=True)
+    optimizer = make_optimizer(num_steps=6)
+    if getattr(optimizer, "schedule_steps", None) is not None:
+        with pytest.raises(CheckpointError, match="hparam/schedule_steps differ"):
+            run_through(optimizer, targets, checkpoint_dir=tmp_path, resume=True)
+        return
+    longer = run_through(optimizer, targets, checkpoint_dir=tmp_path, resume=True)
     assert longer.losses == run_through(make_optimizer(num_steps=6), targets).losses
 
 
@@ -138,7 +156,7 @@ def test_failing_model_ends_the_run_cleanly(make_optimizer, targets, monkeypatch
     def fail(*args, **kwargs):
         raise RuntimeError("the device is gone")
 
-    for name in ("compute_loss_from_tokens", "compute_loss_from_texts"):
+    for name in (*LOSSES, "compute_grad_from_embeds"):
         monkeypatch.setattr(optimizer.model, name, fail)
     with pytest.raises(RuntimeError, match="the device is gone"):
         next(run)
@@ -178,13 +196,16 @@ def test_nan_never_wins_and_inputs_are_cleared(make_optimizer, targets, monkeypa
     problem.set_inputs(TEMPLATES, targets)
     ids = problem.encode(START)
 
-    def mixed(candidates, *args, **kwargs):
+    def mix(candidates, *args, **kwargs):
         losses = torch.arange(1.0, len(candidates) + 1)
         losses[0] = math.nan
         return losses
 
-    for name in ("compute_loss_from_tokens", "compute_loss_from_texts"):
-        monkeypatch.setattr(optimizer.model, name, mixed)
+    for name in LOSSES:
+        monkeypatch.setattr(optimizer.model, name, mix)
+    monkeypatch.setattr(
+        optimizer.model, "compute_grad_from_embeds", lambda _, at, **kw: (at, mix(at))
+    )
     losses = problem.compute_losses(torch.stack([ids, ids.flip(0), ids]))
     assert not losses.isnan().any()
     assert losses[0] == losses[2]
@@ -257,7 +278,7 @@ def test_foreign_checkpoint_is_refused_by_name(make_optimizer, targets, tmp_path
     templates = TEMPLATES if change != "templates" else [t + "!" for t in TEMPLATES]
     named = {"seed": "hparam/seed", "setting": "hparam/token_constraints"}.get(change, "templates")
     with pytest.raises(CheckpointError, match=f"{named} differ"):
-        make_optimizer(**more).iterate(
+        make_optimizer(num_steps=2, **more).iterate(
             templates, START, targets, checkpoint_dir=tmp_path, resume=True
         )
     assert (tmp_path / "state.safetensors").read_bytes() == kept

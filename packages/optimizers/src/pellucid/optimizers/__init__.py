@@ -4,6 +4,7 @@ An optimizer proposes candidates and is told their losses; a `Run` evaluates, re
 stops and resumes. Token constraints, the retokenization filter and trackers are shared by all.
 """
 
+from pellucid.optimizers._adam import AdamState
 from pellucid.optimizers._arca import ARCAOptimizer
 from pellucid.optimizers._asktell import AskTellOptimizer, SearchOptimizer
 from pellucid.optimizers._autoprompt import AutoPromptOptimizer
@@ -14,8 +15,11 @@ from pellucid.optimizers._constraints import TokenConstraints
 from pellucid.optimizers._exact_match import ExactMatch
 from pellucid.optimizers._gaslite import GASLITEOptimizer
 from pellucid.optimizers._gasliteplus import GASLITEPlusOptimizer
+from pellucid.optimizers._gbda import GBDAOptimizer, GBDAState
 from pellucid.optimizers._gcg import GCGOptimizer
 from pellucid.optimizers._hotflip import HotFlipOptimizer
+from pellucid.optimizers._pez import PEZOptimizer, PEZState
+from pellucid.optimizers._pgd import PGDOptimizer, PGDState
 from pellucid.optimizers._problem import Problem
 from pellucid.optimizers._protocol import Moves, Search
 from pellucid.optimizers._random import StepRandom
@@ -37,12 +41,15 @@ from pellucid.optimizers._sampling import (
     substitute_at,
 )
 from pellucid.optimizers._schedulers import ConstantScheduler, LinearScheduler, NFlipScheduler
+from pellucid.optimizers._simplex import project_on_entropy, project_on_simplex
+from pellucid.optimizers._soft_prompt import SoftPromptOptimizer, SoftPromptState
 from pellucid.optimizers._state import SearchState
 from pellucid.optimizers._step import Callback, Step
 from pellucid.optimizers._trackers import DictTracker, JSONLTracker
 
 __all__ = [
     "ARCAOptimizer",
+    "AdamState",
     "AskTellOptimizer",
     "AutoPromptOptimizer",
     "BulkFlipSearch",
@@ -53,12 +60,18 @@ __all__ = [
     "ExactMatch",
     "GASLITEOptimizer",
     "GASLITEPlusOptimizer",
+    "GBDAOptimizer",
+    "GBDAState",
     "GCGOptimizer",
     "HotFlipOptimizer",
     "JSONLTracker",
     "LinearScheduler",
     "Moves",
     "NFlipScheduler",
+    "PEZOptimizer",
+    "PEZState",
+    "PGDOptimizer",
+    "PGDState",
     "Problem",
     "RandomSearchOptimizer",
     "RandomSearchState",
@@ -67,6 +80,8 @@ __all__ = [
     "Search",
     "SearchOptimizer",
     "SearchState",
+    "SoftPromptOptimizer",
+    "SoftPromptState",
     "Step",
     "StepRandom",
     "TokenConstraints",
@@ -74,6 +89,8 @@ __all__ = [
     "draw_surviving",
     "draw_tokens",
     "get_printable_random_trigger",
+    "project_on_entropy",
+    "project_on_simplex",
     "random_single_flips",
     "retokenize_filtering",
     "retokenize_mask",

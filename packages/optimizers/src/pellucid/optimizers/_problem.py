@@ -21,6 +21,7 @@ from pellucid.core import (
     replace_nan,
 )
 from pellucid.optimizers._constraints import TokenConstraints
+from pellucid.optimizers._nearest import find_nearest
 from pellucid.optimizers._retokenization import keep_length, retokenize_mask
 
 
@@ -32,7 +33,7 @@ class Problem:
     Args:
         model: The model; it has the access that the flow needs.
         loss: The loss.
-        flow: Whether candidates are given as token ids or as text.
+        flow: Whether candidates are given as token ids, as their embeddings or as text.
         tokenizer: Encodes and decodes triggers in the flow of texts.
         auxiliary: Questions about the same templates to other models, a proxy say, by name.
     """
@@ -55,7 +56,7 @@ class Problem:
 
     def set_inputs(self, templates: Sequence[Template], targets: Targets | None) -> None:
         """Hand the templates to the model, as text, too, where it takes text."""
-        if self.flow is Flow.TOKENS:
+        if self._takes_ids:
             self.model.set_inputs_from_tokens(templates, targets)
         if isinstance(self.model, LossTextAccessMixin):
             self.model.set_inputs_from_texts(templates, targets)
@@ -64,12 +65,12 @@ class Problem:
 
     def encode(self, trigger: str) -> Int64[Tensor, " trigger_pos"]:
         """Return a trigger's token ids."""
-        source = self.model if self.flow is Flow.TOKENS else self._tokenizer
+        source = self.model if self._takes_ids else self._tokenizer
         return source.encode_trigger(trigger).cpu()
 
     def decode(self, candidates: Int64[Tensor, "n_candidates trigger_pos"]) -> list[str]:
         """Return each candidate as text."""
-        source = self.model if self.flow is Flow.TOKENS else self._tokenizer
+        source = self.model if self._takes_ids else self._tokenizer
         return source.decode_triggers(candidates)
 
     def survives(
@@ -80,7 +81,7 @@ class Problem:
         As tokens they must be so in the templates; as text, where the templates are not known as
         tokens, on their own.
         """
-        if self.flow is Flow.TOKENS:
+        if self._takes_ids:
             return self.model.retokenization_mask(candidates).cpu()
         return retokenize_mask(candidates, self._tokenizer)
 
@@ -97,9 +98,9 @@ class Problem:
     def allowed_ids(self, constraints: TokenConstraints) -> Int64[Tensor, " n_allowed"]:
         """Return the tokens that constraints admit, int64, ascending; computed once a run."""
         if constraints not in self._allowed:
-            tokens = self.flow is Flow.TOKENS
-            tokenizer = as_tokenizer(self.model.tokenizer) if tokens else self._tokenizer
-            n_ids = self.model.vocab_size if tokens else None
+            own = self._takes_ids
+            tokenizer = as_tokenizer(self.model.tokenizer) if own else self._tokenizer
+            n_ids = self.model.vocab_size if own else None
             self._allowed[constraints] = constraints.get_whitelist_ids(tokenizer, n_ids)
         return self._allowed[constraints]
 
@@ -113,6 +114,8 @@ class Problem:
         unique, places = torch.unique(candidates, dim=0, return_inverse=True)
         if self.flow is Flow.TOKENS:
             losses = self.model.compute_loss_from_tokens(unique.to(self.model.device), self.loss)
+        elif self.flow is Flow.EMBEDS:
+            _, losses = self.differentiate_at_embeds(self.embed(unique))
         else:
             losses = self.model.compute_loss_from_texts(self.decode(unique), self.loss)
         return replace_nan(losses.float().cpu())[places]
@@ -145,6 +148,50 @@ class Problem:
         )
         return Substitutions(found.token_ids.cpu(), found.scores.cpu())
 
+    def differentiate_at_probs(
+        self,
+        probs: Float[Tensor, "n_candidates trigger_pos n_allowed"],
+        allowed_ids: Int64[Tensor, " n_allowed"],
+    ) -> Float[Tensor, "n_candidates trigger_pos n_allowed"]:
+        """Return the gradient with regard to weights of tokens, float32.
+
+        Args:
+            probs: Weights of the allowed tokens at each position; all others have none.
+            allowed_ids: Which tokens these are.
+        """
+        device = self.model.device
+        columns = allowed_ids.to(device)
+        weights = torch.zeros(*probs.shape[:2], self.model.vocab_size, device=device)
+        weights[..., columns] = probs.float().to(device)
+        grads = self.model.compute_grad_from_tokens(self.loss, candidate_trigger_probs=weights)
+        return grads[..., columns].float().cpu()
+
+    def differentiate_at_embeds(
+        self, embeds: Float[Tensor, "n_candidates trigger_pos d_model"]
+    ) -> tuple[Float[Tensor, "n_candidates trigger_pos d_model"], Float[Tensor, " n_candidates"]]:
+        """Return the gradient with regard to embeddings, and the losses there, float32."""
+        grads, losses = self.model.compute_grad_from_embeds(
+            self.loss, embeds.to(self.model.device), return_loss=True
+        )
+        return grads.float().cpu(), replace_nan(losses.float().cpu())
+
+    def embed(
+        self, token_ids: Int64[Tensor, "*shape trigger_pos"]
+    ) -> Float[Tensor, "*shape trigger_pos d_model"]:
+        """Return the embeddings of tokens, float32."""
+        table = self.model.embedding_matrix
+        return table[token_ids.to(table.device)].detach().float().cpu()
+
+    def find_nearest(
+        self,
+        vectors: Float[Tensor, "trigger_pos d_model"],
+        allowed_ids: Int64[Tensor, " n_allowed"],
+    ) -> Int64[Tensor, " trigger_pos"]:
+        """Return for each vector the allowed token of the greatest cosine similarity."""
+        table = self.model.embedding_matrix.detach()
+        device = table.device
+        return find_nearest(vectors.to(device), table, allowed_ids.to(device)).cpu()
+
     def verify(self, trigger_ids: Int64[Tensor, " trigger_pos"]) -> tuple[float | None, int | None]:
         """Recompute a trigger's loss from text.
 
@@ -162,8 +209,12 @@ class Problem:
             return None, None
         return loss, self._count_gap(trigger_ids, text)
 
+    @property
+    def _takes_ids(self) -> bool:
+        return self.flow is not Flow.TEXTS
+
     def _count_gap(self, trigger_ids: Tensor, text: str) -> int | None:
-        if self.flow is not Flow.TOKENS:
+        if not self._takes_ids:
             return None
         before, after = trigger_ids.tolist(), self.encode(text).tolist()
         differing = sum(a != b for a, b in zip(before, after, strict=False))

@@ -31,7 +31,7 @@ class Search(BaseOptimizer, Generic[StateT]):
     """The decisions of a search; a `Run` does everything else.
 
     Attributes:
-        flow: Whether candidates are evaluated as token ids or as text.
+        flow: Whether candidates are evaluated as token ids, as their embeddings or as text.
         state_type: The class of its states, which a checkpoint is read back into.
         num_steps: The number of steps of a run.
         checkpoint_every: A checkpoint is written after so many steps.

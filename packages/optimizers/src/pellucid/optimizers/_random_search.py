@@ -1,14 +1,13 @@
 """Random search over blocks of tokens, for models that answer text and nothing else."""
 
 import dataclasses
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from pellucid.core import (
-    ArgumentError,
     BaseLoss,
     BaseModel,
     BaseTokenizer,
@@ -20,6 +19,7 @@ from pellucid.core import (
     as_tokenizer,
 )
 from pellucid.optimizers._asktell import AskTellOptimizer
+from pellucid.optimizers._checks import check_choice
 from pellucid.optimizers._constraints import TokenConstraints
 from pellucid.optimizers._problem import Problem
 from pellucid.optimizers._protocol import check_counts
@@ -98,8 +98,8 @@ class RandomSearchOptimizer(AskTellOptimizer[RandomSearchState]):
         check_counts(
             n_candidates=n_candidates, initial_block_len=initial_block_len, patience=patience
         )
-        _check_choice("mutation_mode", mutation_mode, MutationMode)
-        _check_choice("schedule", schedule, BlockSchedule)
+        check_choice("mutation_mode", mutation_mode, MutationMode)
+        check_choice("schedule", schedule, BlockSchedule)
         self.n_candidates = n_candidates
         self.mutation_mode = mutation_mode
         self.schedule = schedule
@@ -166,11 +166,6 @@ class RandomSearchOptimizer(AskTellOptimizer[RandomSearchState]):
         position = state.local_step % len(state.trigger_ids)
         candidates[:, position] = draw_tokens(allowed, (self.n_candidates,), generator)
         return candidates
-
-
-def _check_choice(name: str, value: str, kind: Any) -> None:
-    if value not in get_args(kind):
-        raise ArgumentError(f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}.")
 
 
 def _find_tokenizer(tokenizer: Any, model: BaseModel) -> BaseTokenizer:

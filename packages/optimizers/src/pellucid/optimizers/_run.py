@@ -231,11 +231,14 @@ class Run(Iterator[Step]):
         if self._directory is not None:
             self._save(self._directory, progress)
         progress = self._outcome or progress
+        best = progress.best
+        # A soft trigger is no text: its nearest tokens have another loss.
+        trigger_ids = best.trigger_ids if best.trigger_embeds is None else None
         self._result = OptimizerResult(
-            best_loss=progress.best.loss,
-            best_trigger_ids=progress.best.trigger_ids,
-            best_trigger_str=progress.best.trigger_str,
-            best_trigger_emb=progress.best.trigger_embeds,
+            best_loss=best.loss,
+            best_trigger_ids=trigger_ids,
+            best_trigger_str=None if trigger_ids is None else best.trigger_str,
+            best_trigger_emb=best.trigger_embeds,
             losses=self._losses[: progress.step],
             trigger_strs=self._triggers[: progress.step],
             initial_loss=progress.initial_loss,
@@ -244,8 +247,8 @@ class Run(Iterator[Step]):
             usage=progress.usage["model"],
         )
         # After a failure the model cannot be trusted to answer once more.
-        if self._stop_reason != "failed" and progress.best.trigger_ids is not None:
-            verified, gap = problem.verify(progress.best.trigger_ids)
+        if self._stop_reason != "failed" and trigger_ids is not None:
+            verified, gap = problem.verify(trigger_ids)
             self._result.verified_loss, self._result.tokenization_gap = verified, gap
         self._optimizer.summarize(self._result)
 
