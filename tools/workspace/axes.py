@@ -13,13 +13,17 @@ GLOSSARY = "packages/core/src/pellucid/core/axes.py"
 
 def axes_are_in_the_glossary(workspace: Workspace) -> Iterator[Violation]:
     """Every axis name of a tensor annotation has one meaning, written in the glossary."""
-    known = glossary(workspace.root / GLOSSARY)
+    glossed = glossary(workspace.root / GLOSSARY)
     for package in workspace.packages:
+        known = set(
+            glossed
+        )  # what is missing is reported where it comes first, then taken for known
         for path in package.source_files():
             for line, shape in shapes(path):
                 for axis in axis_names(shape):
                     if axis not in known:
-                        near = get_close_matches(axis, known, n=1)
+                        known.add(axis)
+                        near = get_close_matches(axis, glossed, n=1)
                         hint = f"did you mean {near[0]!r}? Otherwise " if near else ""
                         yield Violation(
                             f"{workspace.show(path)}:{line}",
