@@ -57,6 +57,14 @@ def token_nll(
     return nll.unflatten(0, ids.shape)
 
 
+def gather_tokens(
+    logits: Float[Tensor, "batch target_pos d_vocab"], token_ids: Int[Tensor, " target_pos"]
+) -> Float[Tensor, "batch target_pos"]:
+    """Return the logit of each token, in float32 or wider; that of token 0 where it is ignored."""
+    ids = token_ids.to(logits.device, torch.int64).clamp(min=0).expand(logits.shape[:2])
+    return widen(logits.gather(-1, ids[..., None]).squeeze(-1))
+
+
 def check_positive(name: str, value: float) -> None:
     """Refuse a hyperparameter that is not a positive number.
 

@@ -1,0 +1,56 @@
+"""Losses over attention patterns."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor
+
+from pellucid.core import BaseLoss, SliceKey, boundary
+from pellucid.losses._layers import select_layers
+from pellucid.losses._slices import find_span
+from pellucid.losses._token_nll import widen
+
+
+class AttentionBasedLoss(BaseLoss):
+    """Reads attention patterns."""
+
+    require_attentions = True
+
+
+@dataclasses.dataclass
+class AttentionEnhLoss(AttentionBasedLoss):
+    """How little one part of the input is attended to by another: the negated mean attention.
+
+    Args:
+        targeted_layers: Layer numbers from 0, negative ones from the last; all when None.
+        src_slc_name: The part that is attended to.
+        dst_slc_name: The part that attends.
+    """
+
+    targeted_layers: Sequence[int] | None = None
+    src_slc_name: str = SliceKey.TRIGGER
+    dst_slc_name: str = SliceKey.INPUT_AFTER
+
+    @boundary
+    def __call__(
+        self,
+        full_attentions: Float[Tensor, "batch layer head query_pos key_pos"],
+        input_slices: dict[str, slice],
+    ) -> Float[Tensor, " batch"]:
+        """Return the loss of each sample.
+
+        Args:
+            full_attentions: Attention patterns, attending positions before those attended to.
+            input_slices: Where the parts of the input lie.
+
+        Returns:
+            Float, of shape (batch,), from -1 to 0.
+
+        Raises:
+            ArgumentError: (a ValueError) If there is no such layer, or no such part of the input.
+        """
+        dst = slice(*find_span(input_slices, self.dst_slc_name, full_attentions.shape[3]))
+        src = slice(*find_span(input_slices, self.src_slc_name, full_attentions.shape[4]))
+        patterns = select_layers(full_attentions, self.targeted_layers)[:, :, :, dst, src]
+        return -widen(patterns).flatten(1).mean(dim=-1)

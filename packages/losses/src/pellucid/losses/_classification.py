@@ -1,0 +1,60 @@
+"""Losses over the logits of a classifier."""
+
+import dataclasses
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from pellucid.core import ArgumentError, BaseLoss, boundary
+from pellucid.losses._token_nll import widen
+
+
+class ClassificationBasedLoss(BaseLoss):
+    """Reads class logits."""
+
+
+@dataclasses.dataclass
+class MisclassCELoss(ClassificationBasedLoss):
+    """How far a classifier is from a mistake, as a cross-entropy in nats.
+
+    Args:
+        targeted: Whether to bring about `target_class_idx`, not merely to avoid `true_class_idx`.
+    """
+
+    targeted: bool = False
+
+    @boundary
+    def __call__(
+        self,
+        output_class_logits: Float[Tensor, "batch n_classes"],
+        target_class_idx: int | None = None,
+        true_class_idx: int | None = None,
+    ) -> Float[Tensor, " batch"]:
+        """Return the loss of each sample.
+
+        Args:
+            output_class_logits: The class logits.
+            target_class_idx: The class to bring about; read when `targeted`.
+            true_class_idx: The class to avoid; read otherwise.
+
+        Returns:
+            Float, of shape (batch,): -log p(target), or log p(true).
+
+        Raises:
+            ArgumentError: (an AssertionError and ValueError) If the class that is read was not
+                given, or if there is no such class.
+        """
+        name = "target_class_idx" if self.targeted else "true_class_idx"
+        index = target_class_idx if self.targeted else true_class_idx
+        n_classes = output_class_logits.shape[1]
+        if index is None or not 0 <= index < n_classes:
+            raise ArgumentError(
+                f"MisclassCELoss(targeted={self.targeted}) needs {name} from 0 to {n_classes - 1}, "
+                f"got {index!r}. Set it in Targets."
+            )
+        logits = widen(output_class_logits)
+        wanted = torch.full((len(logits),), index, device=logits.device)
+        nll = cross_entropy(logits, wanted, reduction="none")
+        return nll if self.targeted else -nll
