@@ -202,6 +202,11 @@ def test_a_class_that_says_what_it_reads_once_made_is_noted(loss):
     assert "only once it is made" in report.notes[0]
 
 
+def test_of_such_a_class_the_fields_that_its_call_names_are_checked():
+    own = type("Own", (AttentionLoss,), {"reads": lambda self: None})
+    assert not check_compatibility(LetterEncoder, TEXT, own).compatible
+
+
 def test_a_differentiability_that_depends_on_the_object_is_left_open_for_its_class():
     @dataclasses.dataclass
     class Sometimes(AskingAttentionLoss):

@@ -21,9 +21,9 @@ from pellucid.core._loss import (
     REQUIRE_OPTIONS,
     WHOLE_CONTAINERS,
     BaseLoss,
-    LossReads,
     reads_of_signature,
 )
+from pellucid.core._model_io import ModelInput, ModelOutput
 from pellucid.core._registry import load, names
 from pellucid.core._targets import MessageTargets
 
@@ -147,15 +147,9 @@ def _missing_fields(model: Any, flow: Flow, loss: Any, notes: list[str]) -> Iter
             "reads is checked when it is first computed."
         )
         return
-    if _is_undeclared(loss):
-        notes.append(
-            f"{_name(loss)} says what it reads only once it is made; pass an object to have it "
-            "checked."
-        )
-        return
     asked = _options(loss)
     known = _GIVEN_INPUTS[flow] | WHOLE_CONTAINERS | set(field_names(MessageTargets))
-    for field in sorted(_reads(loss).required - known):
+    for field in sorted(_read_fields(loss, notes) - known):
         if field not in provided:
             yield (
                 f"{_name(loss)} reads {field!r}, which {_name(model)} does not provide in the flow "
@@ -182,12 +176,17 @@ def _is_differentiable(loss: Any) -> bool:
     return flag if isinstance(flag, bool) else True
 
 
-def _is_undeclared(loss: Any) -> bool:
-    return isinstance(loss, type) and getattr(loss, "reads") is not BaseLoss.reads  # noqa: B009
-
-
-def _reads(loss: Any) -> LossReads:
-    return loss.reads() if isinstance(loss, BaseLoss) else reads_of_signature(loss)
+def _read_fields(loss: Any, notes: list[str]) -> set[str]:
+    if isinstance(loss, BaseLoss):
+        return set(loss.reads().required)
+    required = set(reads_of_signature(loss).required)
+    if loss.reads is BaseLoss.reads:
+        return required
+    notes.append(
+        f"{_name(loss)} says all that it reads only once it is made; pass an object to have it "
+        "checked."
+    )
+    return required & {*field_names(ModelOutput), *field_names(ModelInput)}
 
 
 def _options(loss: Any) -> set[str]:
