@@ -9,7 +9,7 @@ from loss_samples import (
     seeded,
 )
 
-from pellucid.core import ArgumentError, MessageTargets, ModelOutput
+from pellucid.core import ArgumentError, LossResolutionError, MessageTargets, ModelOutput
 from pellucid.losses import ClassificationBasedLoss, MisclassCELoss
 
 LOGITS = seeded(4, 3)
@@ -55,8 +55,11 @@ def test_a_class_that_is_not_there_is_refused(targeted, given, message):
 def test_what_misclassification_declares_and_how_it_is_resolved():
     loss = MisclassCELoss()
     assert isinstance(loss, ClassificationBasedLoss)
-    assert loss.reads().required == {"output_class_logits"}
-    assert loss.reads().optional == {"target_class_idx", "true_class_idx"}
+    assert loss.reads().required == {"output_class_logits", "true_class_idx"}
+    assert loss.reads().optional == {"target_class_idx"}
+    assert MisclassCELoss(targeted=True).reads().required >= {"target_class_idx"}
+    with pytest.raises(LossResolutionError, match="true_class_idx"):
+        resolve(loss, ModelOutput(output_class_logits=LOGITS))
     losses = resolve(
         loss,
         ModelOutput(output_class_logits=LOGITS),

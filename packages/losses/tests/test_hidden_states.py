@@ -108,8 +108,10 @@ def test_a_direction_of_another_width_is_refused_by_axis_name():
 def test_what_steering_declares():
     loss = SteeringActivationLoss()
     assert isinstance(loss, HiddenStateBasedLoss)
-    assert loss.reads().required == {"full_hidden_states", "target_directions"}
-    assert loss.reads().optional == {"input_slices"}
+    always = {"full_hidden_states", "target_directions"}
+    assert loss.reads().required == always | {"input_slices"}
+    assert SteeringActivationLoss(slc_name=None).reads().required == always
+    assert SteeringActivationLoss(slc_name=None).reads().optional == {"input_slices"}
     assert [name for name, asked in loss.options().items() if asked] == ["require_hidden_states"]
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from pellucid.core import ArgumentError, BaseLoss, boundary
+from pellucid.core import ArgumentError, BaseLoss, LossReads, boundary
 from pellucid.losses._token_nll import widen
 
 
@@ -24,6 +24,13 @@ class MisclassCELoss(ClassificationBasedLoss):
     """
 
     targeted: bool = False
+
+    def reads(self) -> LossReads:
+        """Say what the loss reads: of the two classes, one."""
+        read, unread = self._class_names()
+        return LossReads(
+            required=frozenset({"output_class_logits", read}), optional=frozenset({unread})
+        )
 
     @boundary
     def __call__(
@@ -46,7 +53,7 @@ class MisclassCELoss(ClassificationBasedLoss):
             ArgumentError: (an AssertionError and ValueError) If the class that is read was not
                 given, or if there is no such class.
         """
-        name = "target_class_idx" if self.targeted else "true_class_idx"
+        name, _ = self._class_names()
         index = target_class_idx if self.targeted else true_class_idx
         n_classes = output_class_logits.shape[1]
         if index is None or not 0 <= index < n_classes:
@@ -58,3 +65,7 @@ class MisclassCELoss(ClassificationBasedLoss):
         wanted = torch.full((len(logits),), index, device=logits.device)
         nll = cross_entropy(logits, wanted, reduction="none")
         return nll if self.targeted else -nll
+
+    def _class_names(self) -> tuple[str, str]:
+        target, true = "target_class_idx", "true_class_idx"
+        return (target, true) if self.targeted else (true, target)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pellucid.core import BaseLoss, SliceKey, boundary
+from pellucid.core import BaseLoss, LossReads, SliceKey, boundary
 from pellucid.losses._layers import select_layers
 from pellucid.losses._slices import find_span
 from pellucid.losses._token_nll import widen
@@ -40,6 +40,14 @@ class SteeringActivationLoss(HiddenStateBasedLoss):
     do_cosine_sim: bool = False
     apply_square: bool = False
     apply_abs: bool = False
+
+    def reads(self) -> LossReads:
+        """Say what the loss reads: where parts lie only if it counts a part."""
+        always = frozenset({"full_hidden_states", "target_directions"})
+        slices = frozenset({"input_slices"})
+        if self.slc_name is None:
+            return LossReads(required=always, optional=slices)
+        return LossReads(required=always | slices)
 
     @boundary
     def __call__(
