@@ -5,6 +5,7 @@ import dataclasses
 import jaxtyping
 import pytest
 import torch
+from hypothesis import settings
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -20,9 +21,14 @@ from pellucid.optimizers import (
     PEZOptimizer,
     PGDOptimizer,
     RandomSearchOptimizer,
+    RASLITEPlusOptimizer,
     SoftPromptOptimizer,
 )
 from pellucid.testing import TinyLM
+
+# The first call of an operation takes torch longer than hypothesis allows, and so does a busy core.
+settings.register_profile("torch", deadline=None)
+settings.load_profile("torch")
 
 
 @dataclasses.dataclass
@@ -63,6 +69,22 @@ def targets():
     return Targets(target_response_strs=["yes you", "no cat"])
 
 
+@pytest.fixture
+def drive():
+    """Make a whole step; the function returns its rounds and the state it ends with."""
+
+    def run(moves, evaluate):
+        rounds = []
+        try:
+            rounds.append(next(moves))
+            while True:
+                rounds.append(moves.send(evaluate(rounds[-1])))
+        except StopIteration as done:
+            return rounds, done.value
+
+    return run
+
+
 # Every optimizer that the laws of test_run.py are held against, with settings that keep it fast.
 OPTIMIZERS = {
     "gcg": (GCGOptimizer, {"n_candidates": 16, "sample_topk": 16}),
@@ -73,6 +95,10 @@ OPTIMIZERS = {
     "gaslite-plus": (
         GASLITEPlusOptimizer,
         {"n_grad": 2, "n_flip": 4, "n_candidates": 8, "buffer_size": 3, "n_bulk_flips": 2},
+    ),
+    "raslite-plus": (
+        RASLITEPlusOptimizer,
+        {"n_flip": 4, "n_candidates": 8, "buffer_size": 3, "n_bulk_flips": 2},
     ),
     "random-search": (RandomSearchOptimizer, {"n_candidates": 8, "patience": 2}),
     "gbda": (

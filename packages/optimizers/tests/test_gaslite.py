@@ -19,21 +19,10 @@ def prepare(optimizer, targets, trigger=START):
     return problem, optimizer.start(problem, ids, float(problem.compute_losses(ids[None])[0]))
 
 
-def drive(moves, evaluate):
-    """Make a whole step; returns its rounds and the state it ends with."""
-    rounds = []
-    try:
-        rounds.append(next(moves))
-        while True:
-            rounds.append(moves.send(evaluate(rounds[-1])))
-    except StopIteration as done:
-        return rounds, done.value
-
-
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 1000), st.booleans(), st.integers(1, 9), st.booleans())
 def test_rounds_change_one_position_each_and_the_loss_never_rises(
-    model, loss, targets, seed, at_random, n_flip, retokenize
+    drive, model, loss, targets, seed, at_random, n_flip, retokenize
 ):
     constraints = TokenConstraints(disallow_custom_token_ids=range(10, 40))
     optimizer = GASLITEOptimizer(
@@ -74,7 +63,7 @@ def test_rounds_change_one_position_each_and_the_loss_never_rises(
     assert after.loss == losses[-1] <= losses[0]
 
 
-def test_offers_are_ranked_by_the_mean_of_normalized_gradients(model, loss, targets):
+def test_offers_are_ranked_by_the_mean_of_normalized_gradients(drive, model, loss, targets):
     optimizer = GASLITEOptimizer(
         model, loss, n_grad=5, n_flip=99, n_candidates=12, use_retokenize=False
     )
@@ -95,7 +84,7 @@ def test_offers_are_ranked_by_the_mean_of_normalized_gradients(model, loss, targ
         assert candidates[:, position].tolist() == offered
 
 
-def test_position_where_nothing_survives_is_left_as_it_is(model, loss, targets, monkeypatch):
+def test_position_where_nothing_survives_is_left_as_it_is(drive, model, loss, targets, monkeypatch):
     optimizer = GASLITEOptimizer(model, loss, n_grad=2, n_flip=99, n_candidates=8)
     problem, state = prepare(optimizer, targets)
     monkeypatch.setattr(problem, "survives", lambda rows: torch.zeros(len(rows), dtype=torch.bool))

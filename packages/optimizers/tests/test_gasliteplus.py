@@ -26,21 +26,10 @@ def prepare(optimizer, targets, trigger=START):
     return problem, optimizer.start(problem, ids, float(problem.compute_losses(ids[None])[0]))
 
 
-def drive(moves, evaluate):
-    """Make a whole step; returns its rounds and the state it ends with."""
-    rounds = []
-    try:
-        rounds.append(next(moves))
-        while True:
-            rounds.append(moves.send(evaluate(rounds[-1])))
-    except StopIteration as done:
-        return rounds, done.value
-
-
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 1000), st.integers(1, 2), st.integers(1, 9), st.integers(1, 5), st.booleans())
 def test_rounds_change_disjoint_parts_and_the_buffer_holds_the_best(
-    model, loss, targets, seed, step, n_flip, n_bulk_flips, retokenize
+    drive, model, loss, targets, seed, step, n_flip, n_bulk_flips, retokenize
 ):
     constraints = TokenConstraints(disallow_custom_token_ids=range(10, 40))
     optimizer = GASLITEPlusOptimizer(
@@ -78,7 +67,9 @@ def test_rounds_change_disjoint_parts_and_the_buffer_holds_the_best(
     assert len(touched) <= n_bulk_flips
 
 
-def test_first_step_alone_fills_the_buffer_with_triggers_of_the_same_length(model, loss, targets):
+def test_first_step_alone_fills_the_buffer_with_triggers_of_the_same_length(
+    drive, model, loss, targets
+):
     optimizer = GASLITEPlusOptimizer(model, loss, **{**SMALL, "buffer_size": 6, "n_bulk_flips": 1})
     problem, state = prepare(optimizer, targets)
     first, _ = drive(optimizer.step(problem, state, StepRandom(0, 1)), problem.compute_losses)

@@ -211,7 +211,9 @@ class BaseOptimizer(ABC):
         targets: Targets | None = None,
     ) -> dict[str, Any]:
         """Return the configuration of a run as plain values, ready to be written as JSON."""
-        hidden = {"model", "loss", "tracker", *self.auxiliary_models()}
+        # An auxiliary model may be the target itself: it is named all the same, never printed.
+        models = {name: held for name, held in vars(self).items() if isinstance(held, BaseModel)}
+        hidden = {"loss", "tracker", *models}
         hparams = {
             f"hparam/{name}": _plain(held)
             for name, held in vars(self).items()
@@ -219,8 +221,7 @@ class BaseOptimizer(ABC):
         }
         return {
             "optimizer": type(self).__name__,
-            "model": self.model.get_model_name(),
-            **{name: m.get_model_name() for name, m in self.auxiliary_models().items()},
+            **{name: model.get_model_name() for name, model in models.items()},
             "loss": repr(self.loss),
             "templates": _plain(list(templates)),
             "initial_trigger": initial_trigger,

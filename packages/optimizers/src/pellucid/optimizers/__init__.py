@@ -18,6 +18,7 @@ from pellucid.optimizers._gasliteplus import GASLITEPlusOptimizer
 from pellucid.optimizers._gbda import GBDAOptimizer, GBDAState
 from pellucid.optimizers._gcg import GCGOptimizer
 from pellucid.optimizers._hotflip import HotFlipOptimizer
+from pellucid.optimizers._likely import rank_likely
 from pellucid.optimizers._pez import PEZOptimizer, PEZState
 from pellucid.optimizers._pgd import PGDOptimizer, PGDState
 from pellucid.optimizers._problem import Problem
@@ -25,6 +26,7 @@ from pellucid.optimizers._protocol import Moves, Search
 from pellucid.optimizers._random import StepRandom
 from pellucid.optimizers._random_search import RandomSearchOptimizer, RandomSearchState
 from pellucid.optimizers._random_triggers import get_printable_random_trigger
+from pellucid.optimizers._rasliteplus import RASLITEPlusOptimizer
 from pellucid.optimizers._retokenization import (
     draw_surviving,
     retokenize_filtering,
@@ -45,6 +47,7 @@ from pellucid.optimizers._simplex import project_on_entropy, project_on_simplex
 from pellucid.optimizers._soft_prompt import SoftPromptOptimizer, SoftPromptState
 from pellucid.optimizers._state import SearchState
 from pellucid.optimizers._step import Callback, Step
+from pellucid.optimizers._tokenizers import find_tokenizer
 from pellucid.optimizers._trackers import DictTracker, JSONLTracker
 
 __all__ = [
@@ -73,6 +76,7 @@ __all__ = [
     "PGDOptimizer",
     "PGDState",
     "Problem",
+    "RASLITEPlusOptimizer",
     "RandomSearchOptimizer",
     "RandomSearchState",
     "Run",
@@ -88,10 +92,12 @@ __all__ = [
     "TriggerBuffer",
     "draw_surviving",
     "draw_tokens",
+    "find_tokenizer",
     "get_printable_random_trigger",
     "project_on_entropy",
     "project_on_simplex",
     "random_single_flips",
+    "rank_likely",
     "retokenize_filtering",
     "retokenize_mask",
     "retokenize_transform",

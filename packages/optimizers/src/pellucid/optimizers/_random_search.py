@@ -14,9 +14,6 @@ from pellucid.core import (
     BaseTracker,
     Flow,
     LossTextAccessMixin,
-    RequirementError,
-    TokenAccessMixin,
-    as_tokenizer,
 )
 from pellucid.optimizers._asktell import AskTellOptimizer
 from pellucid.optimizers._checks import check_choice
@@ -26,6 +23,7 @@ from pellucid.optimizers._protocol import check_counts
 from pellucid.optimizers._random import StepRandom
 from pellucid.optimizers._sampling import draw_tokens, sample_blocks
 from pellucid.optimizers._state import SearchState
+from pellucid.optimizers._tokenizers import find_tokenizer
 
 MutationMode = Literal["block_random", "single_cyclic"]
 BlockSchedule = Literal["fixed", "none"]
@@ -106,7 +104,7 @@ class RandomSearchOptimizer(AskTellOptimizer[RandomSearchState]):
         self.initial_block_len = initial_block_len
         self.patience = patience
         self.token_constraints = token_constraints or TokenConstraints()
-        self._tokenizer = _find_tokenizer(tokenizer, model)
+        self._tokenizer = find_tokenizer(tokenizer, model, needed_by="RandomSearchOptimizer")
 
     def trigger_tokenizer(self) -> BaseTokenizer:
         """Return the tokenizer of triggers."""
@@ -166,14 +164,3 @@ class RandomSearchOptimizer(AskTellOptimizer[RandomSearchState]):
         position = state.local_step % len(state.trigger_ids)
         candidates[:, position] = draw_tokens(allowed, (self.n_candidates,), generator)
         return candidates
-
-
-def _find_tokenizer(tokenizer: Any, model: BaseModel) -> BaseTokenizer:
-    if tokenizer is not None:
-        return as_tokenizer(tokenizer)
-    if isinstance(model, TokenAccessMixin):
-        return as_tokenizer(model.tokenizer)
-    raise RequirementError(
-        f"RandomSearchOptimizer makes triggers of tokens, and {model.get_model_name()!r} has no "
-        "tokenizer. Pass tokenizer=, any BaseTokenizer or Hugging Face tokenizer."
-    )
