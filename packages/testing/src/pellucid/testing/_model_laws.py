@@ -112,8 +112,11 @@ class ModelLaws(ABC):
     def _cheapest_options(self, model: Any) -> dict[str, bool]:
         """Return the fewest options under which a call on texts answers anything."""
         declared = (model.provides or {}).get(Flow.TEXTS) or {}
-        needed = min(declared.values(), key=len, default=())
-        return dict.fromkeys(needed, True)
+
+        def cost(options: tuple[str, ...]) -> tuple[bool, int]:
+            return "require_target_prefill" in options, len(options)
+
+        return dict.fromkeys(min(declared.values(), key=cost, default=()), True)
 
     def _invoke(self, model: Any, texts: Sequence[str]) -> ModelOutput:
         options = self._cheapest_options(model)

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pellucid.core import as_tokenizer
+
 _SAMPLE = "The red cat is here, and 7 dogs."
 _TOKENIZER_SETTINGS = ("chat_template", "padding_side", "truncation_side", "pad_token", "bos_token")
 
@@ -46,9 +48,8 @@ def tokenizer_state(tokenizer: Any) -> dict[str, Any]:
     """Return what a tokenizer does, and how it is set."""
     state: dict[str, Any] = {
         "encoding": list(tokenizer.encode(_SAMPLE)),
-        "the number of tokens": len(tokenizer) if hasattr(tokenizer, "__len__") else None,
-        "the vocabulary": getattr(tokenizer, "vocab_size", None),
-        "the special ids": list(getattr(tokenizer, "all_special_ids", [])),
+        "the number of tokens": as_tokenizer(tokenizer).vocab_size,
+        "the special ids": list(as_tokenizer(tokenizer).all_special_ids),
     }
     settings = {name: getattr(tokenizer, name, None) for name in _TOKENIZER_SETTINGS}
     return {f"the tokenizer's {name}": held for name, held in {**state, **settings}.items()}
