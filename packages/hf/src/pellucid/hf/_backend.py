@@ -17,6 +17,7 @@ from pellucid.core import (
     BaseTokenizer,
     GradientEmbedAccessMixin,
     GradientTokenAccessMixin,
+    LossReads,
     LossTokenAccessMixin,
     ModelInput,
     NotDifferentiableError,
@@ -38,6 +39,7 @@ from pellucid.hf._gradients import (
     topk_on_vocabulary,
     wide_dtype,
 )
+from pellucid.hf._relaxation import check_relaxation, sample_gumbel_softmax
 from pellucid.hf._run_mode import held_in_mode
 
 _TokenGrad: TypeAlias = Float[Tensor, "*n_templates n_candidates trigger_pos d_vocab"]
@@ -52,8 +54,6 @@ _INVOKE_FIELDS = (
     "input_slices",
     "message_targets",
 )
-_DECODED_FIELDS = frozenset({"input_trigger_strs", "model_input"})
-_LOGITS_FIELDS = frozenset({"full_logits", "model_output"})
 
 
 class HuggingFaceBackendModel(
@@ -195,7 +195,7 @@ class HuggingFaceBackendModel(
             NotDifferentiableError: (a ValueError) If the loss has no gradient.
             InputsNotSetError: Before `set_inputs_from_tokens`.
         """
-        _check_relaxation(
+        check_relaxation(
             candidate_trigger_ids, candidate_trigger_probs, do_gumbel_softmax, gumbel_softmax_temp
         )
         weights = candidate_trigger_probs
@@ -206,7 +206,7 @@ class HuggingFaceBackendModel(
         else:
             weights = weights.to(self.device)
             if gumbel_softmax_temp is not None:
-                weights = _sample_gumbel_softmax(weights, gumbel_softmax_temp, generator)
+                weights = sample_gumbel_softmax(weights, gumbel_softmax_temp, generator)
             embeds = embed_weights(weights, self._embedding_table)
             grads, losses = self._differentiate(loss_func, embeds, weights.argmax(dim=-1))
             grads = project_on_vocabulary(_mean(grads, keep_message_dim), self._embedding_table)
@@ -357,22 +357,23 @@ class HuggingFaceBackendModel(
     def _compute_losses(
         self, template_idx: int, loss_func: BaseLoss, **trigger: Tensor | None
     ) -> Float[Tensor, " n_candidates"]:
-        fields = loss_func.reads().fields
-        takes_all = loss_func.reads().takes_all
+        reads = loss_func.reads()
         inputs = self._set_token_inputs()
         model_input = inputs.get_triggered_inputs(
             template_idx,
             **trigger,
             do_append_embeds=loss_func.require_target_prefill,
-            decode=takes_all or bool(_DECODED_FIELDS & fields),
+            decode=_may_read(reads, "input_trigger_strs", "model_input"),
         )
         output = self.invoke_from_tokens(
             **self._select_arguments(
                 model_input,
                 **loss_func.options(),
                 count_backward=trigger.get("trigger_embeds") is not None,
-                require_full_logits=takes_all or bool(_LOGITS_FIELDS & fields),
-                require_generation_logits="generated_response_logits" in fields,
+                require_full_logits=_may_read(reads, "full_logits", "model_output"),
+                require_generation_logits=_may_read(
+                    reads, "generated_response_logits", "model_output"
+                ),
             )
         )
         return resolve_and_compute_loss(output, model_input, loss_func)
@@ -380,6 +381,8 @@ class HuggingFaceBackendModel(
     def _select_arguments(self, model_input: ModelInput, **options: bool) -> dict[str, Any]:
         held = model_input.to_dict()
         given = {name: held[name] for name in _INVOKE_FIELDS if name in held}
+        if "input_embeds" in given:
+            given.pop("input_ids", None)
         accepted = _accepted_names(type(self))
         return {
             name: value
@@ -410,32 +413,8 @@ def _accepted_names(model_type: type) -> frozenset[str] | None:
     return frozenset(parameters)
 
 
-def _check_relaxation(ids: Any, probs: Any, do_gumbel_softmax: bool, temp: float | None) -> None:
-    if (ids is None) == (probs is None):
-        raise ArgumentError(
-            "give exactly one of candidate_trigger_ids and candidate_trigger_probs, got "
-            f"{'neither' if ids is None else 'both'}."
-        )
-    if do_gumbel_softmax and (probs is None or temp is None or not temp > 0):
-        raise ArgumentError(
-            "do_gumbel_softmax takes logits as candidate_trigger_probs and a positive "
-            f"gumbel_softmax_temp, got {temp!r}."
-        )
-    if temp is not None and not do_gumbel_softmax:
-        raise ArgumentError(
-            f"gumbel_softmax_temp={temp!r} has no effect without do_gumbel_softmax=True."
-        )
-
-
-def _sample_gumbel_softmax(
-    logits: Float[Tensor, "n_candidates trigger_pos d_vocab"],
-    temp: float,
-    generator: torch.Generator | None,
-) -> Float[Tensor, "n_candidates trigger_pos d_vocab"]:
-    wide = logits.detach().to(wide_dtype(logits.dtype))
-    # Drawn for all candidates at once, so that no batch size changes the sample.
-    noise = torch.empty_like(wide).exponential_(generator=generator).log().neg()
-    return ((wide + noise) / temp).softmax(dim=-1)
+def _may_read(reads: LossReads, field: str, container: str) -> bool:
+    return reads.takes_all or bool({field, container} & reads.fields)
 
 
 def _mean(values: Tensor, keep_message_dim: bool) -> Tensor:

@@ -142,13 +142,14 @@ class HuggingFaceTokenInputManager(TokenInputManager):
     ) -> dict[str, Any]:
         before, after = self._before_ids[template_idx], self._after_ids[template_idx]
         tail = after if appended is None else torch.cat([after, appended])
-        if trigger_ids is not None and trigger_embeds is None and not self._always_embeds:
-            return {"input_ids": _join(before, trigger_ids, tail)}
+        joined = {} if trigger_ids is None else {"input_ids": _join(before, trigger_ids, tail)}
+        if trigger_embeds is None and not self._always_embeds:
+            return joined
         if trigger_embeds is None and trigger_ids is not None:
             trigger_embeds = self._embed(trigger_ids.to(self.device))
         left = self._embed_once("before", template_idx, before)
         right = self._embed_once("after" if appended is None else "tail", template_idx, tail)
-        return {"input_embeds": _join(left, trigger_embeds, right)}
+        return {**joined, "input_embeds": _join(left, trigger_embeds, right)}
 
     def _embed_once(self, part: str, template_idx: int, ids: Tensor) -> Tensor:
         if (part, template_idx) not in self._embedded:

@@ -27,13 +27,13 @@ from pellucid.core import (
 from pellucid.hf._codec import TextCodec
 from pellucid.hf._forward import Forward, Wanted
 from pellucid.hf._generation import Decoding
-from pellucid.hf._inputs import LMHFTokenInputManager, target_row
+from pellucid.hf._inputs import LMHFTokenInputManager
 from pellucid.hf._lm_runs import LanguageModelRuns, single_input
 from pellucid.hf._loading import check_fit, max_positions, resolve_model, resolve_tokenizer
 from pellucid.hf._prompts import encode_targets
 from pellucid.hf._rendering import PromptRenderer
 from pellucid.hf._slot import choose_probes, locate_slot
-from pellucid.hf._trigger_codec import TriggerCodec, check_consistency
+from pellucid.hf._trigger_codec import Consistency, TriggerCodec, check_consistency
 
 _RESPONSES = {
     "prefill_response_logits": ("require_target_prefill",),
@@ -91,8 +91,8 @@ class LMHFModel(LMBaseModel, LanguageModelRuns, LogitsTokenAccessMixin, LossText
             "full_ids": ("require_generation",),
             "full_strs": ("require_generation",),
         },
-        Flow.TOKENS: {**_RESPONSES, **_INSIDES},
-        Flow.EMBEDS: {**_RESPONSES, **_INSIDES},
+        Flow.TOKENS: {**_RESPONSES, **_INSIDES, "input_ids": ()},
+        Flow.EMBEDS: {**_RESPONSES, **_INSIDES, "input_embeds": ()},
     }
 
     def __init__(
@@ -136,7 +136,7 @@ class LMHFModel(LMBaseModel, LanguageModelRuns, LogitsTokenAccessMixin, LossText
         self._backward_pass_batch_size = backward_pass_batch_size
         self._set_model_to_train = set_model_to_train
         self._has_attentions = use_eager_attention
-        self._consistency = check_consistency(consistency)
+        self._consistency: Consistency = check_consistency(consistency)
         self._codec = TextCodec(self._tokenizer)
         self._renderer = PromptRenderer(self._tokenizer, chat_template_kwargs)
         self._forward = Forward(self._model)
@@ -284,7 +284,7 @@ class LMHFModel(LMBaseModel, LanguageModelRuns, LogitsTokenAccessMixin, LossText
         appended = (input_slices or {}).get(SliceKey.APPENDED)
         n_prompt = given.shape[1] if appended is None else appended.start
         if require_target_prefill and appended is None:
-            given, mask = self._append(given, mask, target_row(message_targets))
+            given, mask = self._append(given, mask, self._target_row(message_targets))
         return self._invoke(
             given,
             mask,
@@ -342,7 +342,7 @@ class LMHFModel(LMBaseModel, LanguageModelRuns, LogitsTokenAccessMixin, LossText
                 or if there is no target to prefill.
         """
         rows = self._encode_prompts(input_texts)
-        target = target_row(message_targets).tolist() if require_target_prefill else []
+        target = self._target_row(message_targets).tolist() if require_target_prefill else []
         with self._running(with_grad=torch.is_grad_enabled()):
             predicted = (
                 self._predict(rows, target, first=require_first_token_logprobs)

@@ -4,17 +4,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
-from pellucid.core import ArgumentError, ModelOutput, Template
+from pellucid.core import ArgumentError, MessageTargets, ModelOutput, Targets, Template
 from pellucid.hf._backend import HuggingFaceBackendModel
 from pellucid.hf._codec import TextCodec
 from pellucid.hf._forward import Forward, Wanted, rows_needed, stack_layers
 from pellucid.hf._generation import Decoding, first_token_logprobs, generate
 from pellucid.hf._gradients import wide_dtype
+from pellucid.hf._inputs import target_row
 from pellucid.hf._loading import max_positions
-from pellucid.hf._prompts import PromptBatch, pad_left
+from pellucid.hf._prompts import PromptBatch, encode_targets, pad_left
 from pellucid.hf._rendering import PromptRenderer
 
 
@@ -174,6 +175,14 @@ class LanguageModelRuns(HuggingFaceBackendModel):
             "generated_response_strs": self._codec.decode(ids, skip_special=True),
             **({} if made.logits is None else {"generated_response_logits": made.logits}),
         }
+
+    def _target_row(self, targets: MessageTargets | None) -> Int64[Tensor, " target_pos"]:
+        """Return the target response's token ids, those of its text if there are no others."""
+        text = None if targets is None else targets.target_response_strs
+        if targets is not None and targets.target_response_toks is None and text is not None:
+            whole = encode_targets(self._codec, Targets(target_response_strs=[text]), 0)
+            targets = None if whole is None else whole.select_message(0)
+        return target_row(targets)
 
     def _append(
         self, given: Tensor, mask: Tensor | None, target: Tensor
