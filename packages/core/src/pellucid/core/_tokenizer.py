@@ -153,6 +153,9 @@ class HFTokenizerWrapper(BaseTokenizer):
         """Return the text of each row of token ids, special tokens included."""
         return [self.decode(row) for row in _to_list(ids)]
 
+    def __len__(self) -> int:
+        return self.vocab_size
+
     def __getattr__(self, name: str) -> Any:
         if name == "_tokenizer":  # unset while unpickling
             raise AttributeError(name)
