@@ -114,6 +114,12 @@ DETERMINISTIC = {"hot-flip", "pez", "pgd", "soft-prompt"}
 
 
 @pytest.fixture(params=OPTIMIZERS)
+def optimizer_kind(request):
+    """The class of each optimizer, and its settings."""
+    return OPTIMIZERS[request.param]
+
+
+@pytest.fixture(params=OPTIMIZERS)
 def make_optimizer(request, loss):
     """Build an optimizer on a model of its own, so that runs share nothing."""
     kind, settings = OPTIMIZERS[request.param]

@@ -33,8 +33,9 @@ class Substitutions(NamedTuple):
             same shape; ascending.
     """
 
-    token_ids: Int[Tensor, "n_candidates trigger_pos k"]
-    scores: Float[Tensor, "n_candidates trigger_pos k"]
+    # Not named n_candidates: an averaged gradient has one row, however many candidates there were.
+    token_ids: Int[Tensor, "_ trigger_pos k"]
+    scores: Float[Tensor, "_ trigger_pos k"]
 
 
 class TokenAccessMixin(ABC):
