@@ -27,6 +27,7 @@ AXES: Mapping[str, str] = MappingProxyType(
         "query_pos": "positions that attend, as rows of an attention pattern",
         "key_pos": "positions attended to, as columns of an attention pattern",
         "response_pos": "token positions of a generated response",
+        "shape": "any number of axes, whatever they mean, kept as they are (written *shape)",
         "target_pos": "token positions of a target response",
         "trigger_pos": "token positions of the trigger",
     }

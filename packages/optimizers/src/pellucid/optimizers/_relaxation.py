@@ -12,9 +12,9 @@ def draw_gumbel(shape: tuple[int, ...], generator: torch.Generator) -> Float[Ten
 
 def relax_sample(
     logits: Float[Tensor, "*shape n_allowed"],
-    noise: Float[Tensor, "*batch_shape n_allowed"],
+    noise: Float[Tensor, "*shape n_allowed"],
     temperature: float,
-) -> Float[Tensor, "*batch_shape n_allowed"]:
+) -> Float[Tensor, "*shape n_allowed"]:
     """Return a Gumbel-softmax sample (Jang et al. 2017, arXiv 1611.01144) for given noise."""
     return ((logits + noise) / temperature).softmax(dim=-1)
 
