@@ -37,9 +37,7 @@ class GradientLaws(ModelLaws):
     def test_token_gradient_is_the_slope_of_the_loss(self) -> None:
         """Gradients at one-hot tokens equal finite differences of the loss."""
         model, loss, ids = self._prepare_gradients(GradientTokenAccessMixin, Flow.TOKENS)
-        self._needs_arguments(
-            model.compute_grad_from_tokens, "candidate_trigger_probs", "return_loss"
-        )
+        self._needs_argument(model, "return_loss")
         point = torch.nn.functional.one_hot(ids, model.vocab_size).to(self._dtype(model))
 
         def slope(probs: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,7 +53,6 @@ class GradientLaws(ModelLaws):
     def test_embedding_gradient_is_the_slope_of_the_loss(self) -> None:
         """Gradients at embeddings equal finite differences of the loss."""
         model, loss, ids = self._prepare_gradients(GradientEmbedAccessMixin, Flow.EMBEDS)
-        self._needs_arguments(model.compute_grad_from_embeds, "return_loss")
 
         def slope(embeds: Tensor) -> tuple[Tensor, Tensor]:
             return model.compute_grad_from_embeds(loss, embeds, return_loss=True)
@@ -68,7 +65,7 @@ class GradientLaws(ModelLaws):
         require_access(model, GradientEmbedAccessMixin)
         if not self._provides_for(model, Flow.EMBEDS, loss):
             lack(model, f"does not provide for {type(loss).__name__} in the flow 'embeds'")
-        matrix = self._embedding_matrix(model)
+        matrix = model.embedding_matrix
         by_token = model.compute_grad_from_tokens(loss, ids)
         by_embedding = model.compute_grad_from_embeds(loss, self._embed(model, ids))
         projected = by_embedding.to(by_token.dtype) @ matrix.to(by_token.dtype).mT
@@ -97,7 +94,7 @@ class GradientLaws(ModelLaws):
     def test_losses_beside_the_gradient_are_the_losses(self) -> None:
         """With `return_loss`, the losses are those that are computed without gradients."""
         model, loss, ids = self._prepare_gradients(GradientTokenAccessMixin, Flow.TOKENS)
-        self._needs_arguments(model.compute_grad_from_tokens, "return_loss")
+        self._needs_argument(model, "return_loss")
         _, losses = model.compute_grad_from_tokens(loss, ids, return_loss=True)
         wanted = TokenFlow(model).compute(ids, loss)
         self._same(losses, wanted, "The losses beside the gradient are others.")
@@ -114,6 +111,19 @@ class GradientLaws(ModelLaws):
         model, loss, ids = self._prepare_gradients(GradientTokenAccessMixin, Flow.TOKENS)
         grad = model.compute_grad_from_tokens(loss, ids)
         self._check_topk(model.compute_topk_from_tokens(loss, ids, _K), grad, None)
+
+    def test_topk_of_an_averaged_gradient(self) -> None:
+        """The candidates' gradients may be brought to one length, averaged, or both, before."""
+        model, loss, ids = self._prepare_gradients(GradientTokenAccessMixin, Flow.TOKENS)
+        grad = model.compute_grad_from_tokens(loss, ids)
+        unit = grad / grad.norm(dim=-1, keepdim=True)
+        mean, unit_mean = (held.mean(dim=0, keepdim=True) for held in (grad, unit))
+        for wanted, options in (
+            (mean, {"average": True}),
+            (unit, {"normalize": True}),
+            (unit_mean, {"average": True, "normalize": True}),
+        ):
+            self._check_topk(model.compute_topk_from_tokens(loss, ids, _K, **options), wanted, None)
 
     def test_topk_keeps_to_the_allowed_tokens(self) -> None:
         """With `allowed_ids`, the lowest among those are named."""
@@ -202,11 +212,9 @@ class GradientLaws(ModelLaws):
         steps = found.scores.double().diff(dim=-1).to(chosen.device)
         self._same(steps, chosen.double().diff(dim=-1), "Scores are not changes of the loss.")
 
-    def _needs_arguments(self, method: Callable[..., Any], *names: str) -> None:
-        taken = inspect.signature(method).parameters
-        missing = [name for name in names if name not in taken]
-        if missing:
-            lack(self._model(), f"has no {', '.join(missing)} in {method.__name__}")
+    def _needs_argument(self, model: Any, name: str) -> None:
+        if name not in inspect.signature(model.compute_grad_from_tokens).parameters:
+            lack(model, f"has no {name} in compute_grad_from_tokens")
 
     def _dtype(self, model: Any) -> torch.dtype:
         matrix = getattr(model, "embedding_matrix", None)

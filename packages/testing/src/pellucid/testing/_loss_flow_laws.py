@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 import torch
 
-from pellucid.core import Flow, InputsNotSetError, MessageTargets, Targets, TemplateError
+from pellucid.core import (
+    Flow,
+    InputsNotSetError,
+    MessageTargets,
+    PellucidError,
+    Targets,
+    TemplateError,
+)
 from pellucid.testing._flows import FLOWS
 from pellucid.testing._laws import change_loss, expect, lack
 from pellucid.testing._model_laws import ModelLaws
@@ -159,6 +166,13 @@ class LossFlowLaws(ModelLaws):
             subject.set_inputs(list(self.templates), self.make_targets(subject.model))
             subject.compute(candidates, loss)
             subject.reset_inputs()
+
+    @_IN_EACH_FLOW
+    def test_no_candidates_are_refused(self, flow: Flow) -> None:
+        """Losses of no candidate at all are an error, not an empty tensor."""
+        subject, loss, candidates = self._prepare_losses(flow)
+        with pytest.raises(PellucidError):
+            subject.compute(candidates[:0], loss)
 
     @_IN_EACH_FLOW
     @pytest.mark.parametrize("kind", _BAD_TEMPLATES)

@@ -126,14 +126,8 @@ class ModelLaws(ABC):
         return model.invoke_from_texts(list(texts), **options)
 
     def _embed(self, model: Any, ids: Tensor) -> Tensor:
-        matrix = self._embedding_matrix(model)
+        matrix = model.embedding_matrix
         return matrix[ids.to(matrix.device)].detach()
-
-    def _embedding_matrix(self, model: Any) -> Tensor:
-        matrix = getattr(model, "embedding_matrix", None)
-        if matrix is None:
-            lack(model, "has no embedding_matrix to take embeddings from")
-        return matrix
 
 
 def batch_size_of(model_output: Any, model_input: Any) -> int:

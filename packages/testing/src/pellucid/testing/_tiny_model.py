@@ -114,8 +114,14 @@ class TinyModel(
         loss_func: BaseLoss,
         keep_message_dim: bool = False,
     ) -> Float[Tensor, "*n_templates n_candidates"]:
-        """Return the loss of each candidate, NaN made +inf, without gradients."""
+        """Return the loss of each candidate, NaN made +inf, without gradients.
+
+        Raises:
+            ArgumentError: If there are no candidates.
+        """
         inputs = self._set_token_inputs()
+        if not len(candidate_trigger_ids):
+            raise ArgumentError("candidate_trigger_ids is empty. Pass at least one candidate.")
 
         def compute(template_idx: int, rows: slice) -> Tensor:
             model_input = inputs.get_triggered_inputs(

@@ -187,7 +187,7 @@ class TokenLaws(ModelLaws):
         return model
 
     def _any_ids(self, model: Any) -> Tensor:
-        """Return random triggers, most of which survive as text in a common tokenizer."""
+        """Return triggers, random ones and spelt ones, of which some survive as text."""
         tokenizer = as_tokenizer(model.tokenizer)
         special = set(tokenizer.all_special_ids)
         printable = {
@@ -195,4 +195,6 @@ class TokenLaws(ModelLaws):
             for i in range(tokenizer.vocab_size)
             if i not in special and tokenizer.decode([i]).strip().isalnum()
         }
-        return random_ids(printable, 64, _N_TOKENS)
+        spelt = [[i for c in text for i in tokenizer.encode(c)] for text in self.triggers]
+        rows = [row[:_N_TOKENS] for row in spelt if len(row) >= _N_TOKENS]
+        return torch.cat([random_ids(printable, 64, _N_TOKENS), torch.tensor(rows)])
