@@ -1,16 +1,23 @@
 """Hugging Face transformers as Pellucid models.
 
-`LMHFModel` wraps a causal language model, in memory or by name, for optimization from tokens and
-from texts. `HuggingFaceBackendModel` and the inputs managers are what it is built from, and what a
-model of another kind can be built on.
+`LMHFModel` wraps a causal language model and `EncoderHFModel` an encoder, in memory or by name, for
+optimization from tokens and from texts. `HuggingFaceBackendModel` and the inputs managers are what
+they are built from, and what a model of another kind can be built on.
 """
 
 from pellucid.hf._backend import HuggingFaceBackendModel
+from pellucid.hf._encoder import EncoderHFModel
 from pellucid.hf._errors import ModelLoadError
-from pellucid.hf._inputs import HuggingFaceTokenInputManager, LMHFTokenInputManager
+from pellucid.hf._inputs import (
+    EncoderHFTokenInputManager,
+    HuggingFaceTokenInputManager,
+    LMHFTokenInputManager,
+)
 from pellucid.hf._lm import LMHFModel
 
 __all__ = [
+    "EncoderHFModel",
+    "EncoderHFTokenInputManager",
     "HuggingFaceBackendModel",
     "HuggingFaceTokenInputManager",
     "LMHFModel",

@@ -180,7 +180,7 @@ class HuggingFaceTokenInputManager(TokenInputManager):
         return torch.tensor(list(ids), dtype=torch.int64, device=self.device)
 
 
-class LMHFTokenInputManager(HuggingFaceTokenInputManager):
+class SlottedTokenInputManager(HuggingFaceTokenInputManager):
     """Knows the text around each trigger, so that tokens and text mean the same.
 
     Args:
@@ -263,6 +263,14 @@ class LMHFTokenInputManager(HuggingFaceTokenInputManager):
                 f"template {template_idx} with its trigger and target takes {n_pos} positions, the "
                 f"model has {self._max_positions}. Shorten the template, the trigger or the target."
             )
+
+
+class LMHFTokenInputManager(SlottedTokenInputManager):
+    """The inputs of a language model; the target response may follow the template."""
+
+
+class EncoderHFTokenInputManager(SlottedTokenInputManager):
+    """The inputs of an encoder or a classifier."""
 
 
 def target_row(targets: MessageTargets | None) -> Int64[Tensor, " target_pos"]:

@@ -22,18 +22,22 @@ from pellucid.core import (
     Targets,
     Template,
     boundary,
-    check_templates,
 )
 from pellucid.hf._codec import TextCodec
 from pellucid.hf._forward import Forward, Wanted
 from pellucid.hf._generation import Decoding
 from pellucid.hf._inputs import LMHFTokenInputManager
 from pellucid.hf._lm_runs import LanguageModelRuns, single_input
-from pellucid.hf._loading import check_fit, max_positions, resolve_model, resolve_tokenizer
+from pellucid.hf._loading import (
+    check_batch_sizes,
+    check_fit,
+    name_of,
+    resolve_model,
+    resolve_tokenizer,
+)
 from pellucid.hf._prompts import encode_targets
 from pellucid.hf._rendering import PromptRenderer
-from pellucid.hf._slot import choose_probes, locate_slot
-from pellucid.hf._trigger_codec import Consistency, TriggerCodec, check_consistency
+from pellucid.hf._trigger_codec import Consistency, check_consistency
 
 _RESPONSES = {
     "prefill_response_logits": ("require_target_prefill",),
@@ -85,6 +89,8 @@ class LMHFModel(LMBaseModel, LanguageModelRuns, LogitsTokenAccessMixin, LossText
         ModelLoadError: (an OSError) If nothing can be loaded from the name or path.
     """
 
+    _manager_class = LMHFTokenInputManager
+
     provides: Provides | None = {  # noqa: RUF012 - never changed
         Flow.TEXTS: {
             **_RESPONSES,
@@ -111,7 +117,7 @@ class LMHFModel(LMBaseModel, LanguageModelRuns, LogitsTokenAccessMixin, LossText
         consistency: str = "full",
         **model_kwargs: Any,
     ) -> None:
-        _check_batch_sizes(forward_pass_batch_size, backward_pass_batch_size)
+        check_batch_sizes(forward_pass_batch_size, backward_pass_batch_size)
         is_loaded = loaded_model is not None or not isinstance(model_name, str)
         if use_eager_attention and not is_loaded:
             model_kwargs["attn_implementation"] = "eager"
@@ -130,7 +136,7 @@ class LMHFModel(LMBaseModel, LanguageModelRuns, LogitsTokenAccessMixin, LossText
             _check_eager(self._model)
         else:
             self.provides = _without_attentions(type(self).provides)
-        self._model_name = model_name if isinstance(model_name, str) else _name_of(self._model)
+        self._model_name = model_name if isinstance(model_name, str) else name_of(self._model)
         self._embedding_layer = self._model.get_input_embeddings()
         self._forward_pass_batch_size = forward_pass_batch_size
         self._backward_pass_batch_size = backward_pass_batch_size
@@ -140,34 +146,6 @@ class LMHFModel(LMBaseModel, LanguageModelRuns, LogitsTokenAccessMixin, LossText
         self._codec = TextCodec(self._tokenizer)
         self._renderer = PromptRenderer(self._tokenizer, chat_template_kwargs)
         self._forward = Forward(self._model)
-
-    def set_inputs_from_tokens(
-        self, templates: Sequence[Template], targets: Targets | None = None
-    ) -> None:
-        """Prepare templates for a run; target responses get their token ids in a copy.
-
-        Raises:
-            TemplateError: If a template or the number of targets is not as it must be, if the chat
-                template refuses a template, or if one is longer than the model's context.
-            ArgumentError: (a ValueError) If a target response has no tokens.
-        """
-        checked = check_templates(templates, targets)
-        probes = choose_probes(self._codec)
-        slots = [
-            locate_slot(self._codec, self._renderer.render_slot(template), probes)
-            for template in checked
-        ]
-        prefix_ids, suffix_ids = self._wrapping
-        self._token_input_manager = LMHFTokenInputManager(
-            self.tokenizer,
-            slots,
-            TriggerCodec(self._codec, slots, probes, consistency=self._consistency),
-            embed_func=self._embedding_layer,
-            targets=encode_targets(self._codec, targets, self.vocab_size),
-            prefix_ids=prefix_ids,
-            suffix_ids=suffix_ids,
-            max_positions=max_positions(self._model),
-        )
 
     def set_inputs_from_texts(
         self, templates: Sequence[Template], targets: Targets | None = None
@@ -377,11 +355,6 @@ def _check_rows(rows: slice) -> slice:
     return rows
 
 
-def _check_batch_sizes(*sizes: int) -> None:
-    if min(sizes) < 1:
-        raise ArgumentError(f"batch sizes must be at least 1, got {sizes!r}.")
-
-
 def _check_head(model: Any) -> None:
     if model.get_output_embeddings() is None:
         raise RequirementError(
@@ -406,7 +379,3 @@ def _without_attentions(provides: Provides | None) -> Provides | None:
         flow: {name: options for name, options in fields.items() if name != "full_attentions"}
         for flow, fields in provides.items()
     }
-
-
-def _name_of(model: Any) -> str:
-    return getattr(model.config, "name_or_path", "") or type(model).__name__

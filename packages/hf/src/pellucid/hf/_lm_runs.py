@@ -7,57 +7,26 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from pellucid.core import ArgumentError, MessageTargets, ModelOutput, Targets, Template
-from pellucid.hf._backend import HuggingFaceBackendModel
-from pellucid.hf._codec import TextCodec
+from pellucid.core import ArgumentError, MessageTargets, ModelOutput, Targets
 from pellucid.hf._forward import Forward, Wanted, rows_needed, stack_layers
 from pellucid.hf._generation import Decoding, first_token_logprobs, generate
 from pellucid.hf._gradients import wide_dtype
 from pellucid.hf._inputs import target_row
-from pellucid.hf._loading import max_positions
-from pellucid.hf._prompts import PromptBatch, encode_targets, pad_left
-from pellucid.hf._rendering import PromptRenderer
+from pellucid.hf._prompts import encode_targets
+from pellucid.hf._slotted import SlottedBackend
 
 
-class LanguageModelRuns(HuggingFaceBackendModel):
+class LanguageModelRuns(SlottedBackend):
     """The passes of a language model, beneath the public methods of `LMHFModel`."""
 
-    _codec: TextCodec
-    _renderer: PromptRenderer
     _forward: Forward
     _has_attentions: bool
-
-    @property
-    def _wrapping(self) -> tuple[list[int], list[int]]:
-        """What stands around every input: a chat template brings its own special tokens."""
-        if self._renderer.has_chat_template:
-            return [], []
-        return self._codec.prefix_ids, self._codec.suffix_ids
-
-    @property
-    def _pad_id(self) -> int:
-        # Padding is masked, so any id will do where the tokenizer names none.
-        named = (self._tokenizer.pad_token_id, self._tokenizer.eos_token_id)
-        return next((i for i in named if i is not None), 0)
 
     @property
     def _end_ids(self) -> list[int]:
         ids = self._model.generation_config.eos_token_id
         ids = self._tokenizer.eos_token_id if ids is None else ids
         return [ids] if isinstance(ids, int) else list(ids or ())
-
-    def _encode_prompts(self, prompts: Sequence[Template]) -> list[list[int]]:
-        prefix_ids, suffix_ids = self._wrapping
-        texts = [self._renderer.render(prompt) for prompt in prompts]
-        return [[*prefix_ids, *ids, *suffix_ids] for ids in self._codec.encode(texts)]
-
-    def _pad(self, rows: Sequence[Sequence[int]], *, limit: bool) -> PromptBatch:
-        return pad_left(
-            rows,
-            pad_id=self._pad_id,
-            device=self.device,
-            max_positions=max_positions(self._model) if limit else None,
-        )
 
     def _predict(
         self, rows: Sequence[Sequence[int]], target: Sequence[int], *, first: bool

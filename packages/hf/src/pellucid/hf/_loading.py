@@ -104,6 +104,21 @@ def max_positions(model: Any) -> int | None:
     return limit if isinstance(limit, int) and limit > 0 else None
 
 
+def check_batch_sizes(*sizes: int) -> None:
+    """Refuse batch sizes below 1.
+
+    Raises:
+        ArgumentError: (a ValueError) If there is one.
+    """
+    if min(sizes) < 1:
+        raise ArgumentError(f"batch sizes must be at least 1, got {sizes!r}.")
+
+
+def name_of(model: Any) -> str:
+    """Return the name that a model was loaded by, else that of its class."""
+    return getattr(model.config, "name_or_path", "") or type(model).__name__
+
+
 def _check_nothing_to_load(
     model: nn.Module, device: Any, dtype: Any, model_kwargs: Mapping[str, Any]
 ) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Int
@@ -13,7 +14,7 @@ from pellucid.hf._codec import TextCodec
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PromptBatch:
-    """Rows of token ids, padded on the left to one length.
+    """Rows of token ids, padded to one length.
 
     Attributes:
         input_ids: Int64, of shape (batch, pos).
@@ -26,8 +27,13 @@ class PromptBatch:
     n_tokens: int
 
 
-def pad_left(
-    rows: Sequence[Sequence[int]], *, pad_id: int, device: torch.device, max_positions: int | None
+def pad_rows(
+    rows: Sequence[Sequence[int]],
+    *,
+    side: Literal["left", "right"],
+    pad_id: int,
+    device: torch.device,
+    max_positions: int | None,
 ) -> PromptBatch:
     """Put rows of token ids into one tensor.
 
@@ -46,8 +52,9 @@ def pad_left(
         raise ArgumentError(
             f"an input takes {longest} positions, the model has {max_positions}. Shorten it."
         )
-    padded = [[pad_id] * (longest - len(row)) + list(row) for row in rows]
-    mask = [[0] * (longest - n) + [1] * n for n in lengths] if min(lengths) < longest else None
+    padded = [_fill(list(row), pad_id, longest, side) for row in rows]
+    is_padded = min(lengths) < longest
+    mask = [_fill([1] * n, 0, longest, side) for n in lengths] if is_padded else None
     return PromptBatch(
         input_ids=torch.tensor(padded, dtype=torch.int64, device=device),
         mask=None if mask is None else torch.tensor(mask, dtype=torch.int64, device=device),
@@ -82,6 +89,11 @@ def encode_targets(codec: TextCodec, targets: Targets | None, n_ids: int) -> Tar
                 f"the target response {text!r} has no tokens. Give a text that has at least one."
             )
     return targets.replace(target_response_toks=[torch.tensor(row) for row in rows])
+
+
+def _fill(row: list[int], filler: int, length: int, side: str) -> list[int]:
+    filling = [filler] * (length - len(row))
+    return filling + row if side == "left" else row + filling
 
 
 def _check_row(row: Tensor, n_ids: int) -> None:

@@ -28,6 +28,7 @@ class PromptRenderer:
         tokenizer: A tokenizer of transformers.
         chat_template_kwargs: Passed to `apply_chat_template`; `chat_template` among them takes the
             place of the tokenizer's own.
+        use_chat_template: Whether to use the tokenizer's own.
 
     Raises:
         ArgumentError: If there are arguments, but no chat template to give them to, or if
@@ -35,16 +36,19 @@ class PromptRenderer:
     """
 
     def __init__(
-        self, tokenizer: Any, chat_template_kwargs: Mapping[str, Any] | None = None
+        self,
+        tokenizer: Any,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        *,
+        use_chat_template: bool = True,
     ) -> None:
         self._tokenizer = tokenizer
         self._kwargs: dict[str, Any] = {
             "add_generation_prompt": True,
             **(chat_template_kwargs or {}),
         }
-        self.has_chat_template = bool(
-            getattr(tokenizer, "chat_template", None) or self._kwargs.get("chat_template")
-        )
+        own = getattr(tokenizer, "chat_template", None) if use_chat_template else None
+        self.has_chat_template = bool(own or self._kwargs.get("chat_template"))
         if chat_template_kwargs and not self.has_chat_template:
             raise ArgumentError(
                 f"chat_template_kwargs={dict(chat_template_kwargs)!r} were given, but the "
