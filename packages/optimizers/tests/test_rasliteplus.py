@@ -5,7 +5,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pellucid.core import LMBaseModel, LossTextAccessMixin, RequirementError
+from pellucid.core import (
+    BaseLoss,
+    LMBaseModel,
+    LossTextAccessMixin,
+    RequirementError,
+    Targets,
+    as_tokenizer,
+)
 from pellucid.optimizers import (
     DictTracker,
     LinearScheduler,
@@ -15,7 +22,7 @@ from pellucid.optimizers import (
     random_single_flips,
     rank_likely,
 )
-from pellucid.testing import TinyLM, TinyTokenizer
+from pellucid.testing import TinyEncoder, TinyLM, TinyTokenizer
 
 TEMPLATES = ["Say{{OPTIMIZED_TRIGGER}} please.", "Now{{OPTIMIZED_TRIGGER}} tell me:"]
 START = " the cat the cat"
@@ -177,6 +184,43 @@ def test_contradictions_are_refused(model, loss):
     assert same.trigger_tokenizer() == model.tokenizer
 
 
+class Nameless:
+    """What a Hugging Face tokenizer made in memory looks like: it has no name."""
+
+    all_special_ids = (0, 1, 2)
+    name_or_path = ""
+
+    def __init__(self):
+        self._tiny = TinyTokenizer()
+
+    def __len__(self):
+        return self._tiny.vocab_size
+
+    def __call__(self, texts, add_special_tokens=True):
+        return {"input_ids": self._tiny.batch_encode(texts)}
+
+    def encode(self, text, add_special_tokens=True):
+        return self._tiny.encode(text)
+
+    def decode(self, ids, clean_up_tokenization_spaces=None):
+        return self._tiny.decode(ids)
+
+
+def test_tokenizer_without_a_name_is_known_by_itself(loss, targets):
+    class Wrapped(TinyLM):
+        held = Nameless()
+        tokenizer = property(lambda self: as_tokenizer(self.held))
+
+    util = Wrapped()
+    for tokenizer in (None, util.held, util.tokenizer):
+        RASLITEPlusOptimizer(BlackBox(), loss, util_lm=util, tokenizer=tokenizer)
+    with pytest.raises(ValueError, match="Leave tokenizer= out"):
+        RASLITEPlusOptimizer(BlackBox(), loss, util_lm=util, tokenizer=Nameless())
+    optimizer = RASLITEPlusOptimizer(BlackBox(), loss, util_lm=util, num_steps=1, **SMALL)
+    result = optimizer.optimize_trigger(TEMPLATES, START, targets, progress=False)
+    assert result.best_loss <= result.initial_loss
+
+
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("setting", "message"),
@@ -191,3 +235,22 @@ def test_contradictions_are_refused(model, loss):
 def test_senseless_settings_are_refused(model, loss, setting, message):
     with pytest.raises(ValueError, match=message):
         RASLITEPlusOptimizer(model, loss, **setting)
+
+
+class CosineLoss(BaseLoss):
+    """Minus the cosine similarity to a vector."""
+
+    def __call__(self, output_embeddings, target_vectors):
+        return -torch.cosine_similarity(output_embeddings.float(), target_vectors[None], dim=-1)
+
+
+def test_language_model_offers_tokens_to_an_encoder():
+    encoder = TinyEncoder(seed=0)
+    goal = encoder.invoke_from_texts(["the red cat is in the sun"]).output_embeddings[0]
+    optimizer = RASLITEPlusOptimizer(
+        encoder, CosineLoss(), seed=0, num_steps=10, util_lm=TinyLM(seed=1), **SMALL
+    )
+    result = optimizer.optimize_trigger(
+        ["{{OPTIMIZED_TRIGGER}}"], "a a a a a", Targets(target_vectors=goal[None]), progress=False
+    )
+    assert result.best_loss < result.initial_loss - 0.1

@@ -12,6 +12,7 @@ from pellucid.core import (
     BaseTokenizer,
     BaseTracker,
     Flow,
+    HFTokenizerWrapper,
     LogitsTokenAccessMixin,
     LossTextAccessMixin,
     RequirementError,
@@ -178,11 +179,19 @@ def _find_util_lm(
 def _find_shared_tokenizer(
     tokenizer: Any, model: BaseModel, util_lm: BaseModel | None
 ) -> BaseTokenizer:
-    source = model if util_lm is None else util_lm
-    found = find_tokenizer(tokenizer, source, needed_by="RASLITEPlusOptimizer")
-    if isinstance(util_lm, LogitsTokenAccessMixin) and found != as_tokenizer(util_lm.tokenizer):
+    if not isinstance(util_lm, LogitsTokenAccessMixin):
+        return find_tokenizer(tokenizer, model, needed_by="RASLITEPlusOptimizer")
+    own = as_tokenizer(util_lm.tokenizer)
+    if tokenizer is not None and not _is_same(as_tokenizer(tokenizer), own):
         raise ArgumentError(
             f"the logits of {util_lm.get_model_name()!r} are of its own tokens, and tokenizer= is "
-            f"another one, {found.name_or_path!r}. Leave tokenizer= out."
+            "another one. Leave tokenizer= out."
         )
-    return found
+    return own
+
+
+def _is_same(one: BaseTokenizer, other: BaseTokenizer) -> bool:
+    if isinstance(one, HFTokenizerWrapper) and isinstance(other, HFTokenizerWrapper):
+        # Those made in memory have no name to be known by, and are wrapped anew each time.
+        return one.wrapped is other.wrapped or one == other
+    return one == other
