@@ -55,6 +55,12 @@ class TinyTokenInputManager(TokenInputManager):
         self._after_ids = [tokenizer.encode(text) for text in self._after_texts]
         self._n_prefix = len(prefix_ids)
 
+    @property
+    def has_one_length(self) -> bool:
+        """Whether all templates have as many tokens before the trigger, and as many after it."""
+        parts = zip(self._before_ids, self._after_ids, strict=True)
+        return len({(len(before), len(after)) for before, after in parts}) == 1
+
     def get_triggered_inputs(
         self,
         chosen_template_idx: int,

@@ -206,6 +206,11 @@ class TinyLM(TinyModel, LMBaseModel, LogitsTokenAccessMixin):
         if return_trigger_logits_only and return_after_trigger_logits_only:
             raise ArgumentError("ask for the trigger's logits or for those after it, not for both.")
         inputs, only_after = self._set_token_inputs(), return_after_trigger_logits_only
+        if not (return_trigger_logits_only or only_after or inputs.has_one_length):
+            raise ArgumentError(
+                "templates differ in length, so their positions do not match. Ask for the "
+                "trigger's logits, or for those after it."
+            )
 
         def compute(template_idx: int, rows: slice) -> Tensor:
             filled = inputs.get_triggered_inputs(template_idx, candidate_trigger_ids[rows])
