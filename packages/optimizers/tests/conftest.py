@@ -13,13 +13,18 @@ from pellucid.core import BaseLoss, Targets
 from pellucid.optimizers import (
     ARCAOptimizer,
     AutoPromptOptimizer,
+    BeamSearchOptimizer,
     GASLITEOptimizer,
     GASLITEPlusOptimizer,
     GBDAOptimizer,
     GCGOptimizer,
+    GCGPlusOptimizer,
     HotFlipOptimizer,
+    PALOptimizer,
     PEZOptimizer,
     PGDOptimizer,
+    ProbeSamplingGCGOptimizer,
+    QCGOptimizer,
     RandomSearchOptimizer,
     RASLITEPlusOptimizer,
     SoftPromptOptimizer,
@@ -108,6 +113,51 @@ OPTIMIZERS = {
     "pez": (PEZOptimizer, {"lr": 20.0}),
     "pgd": (PGDOptimizer, {"lr": 0.5, "patience": 2}),
     "soft-prompt": (SoftPromptOptimizer, {"lr": 0.05}),
+    "gcg-plus": (
+        GCGPlusOptimizer,
+        {
+            "n_candidates": 12,
+            "sample_topk": 16,
+            "proxy_model": TinyLM(seed=1),
+            "momentum": 0.5,
+            "skip_visited": True,
+            "buffer_size": 3,
+            "n_grad_avg": 2,
+            "template_batch_size": 1,
+        },
+    ),
+    "gcg-plus-focused": (
+        GCGPlusOptimizer,
+        {"n_candidates": 8, "candidate_selection": "focused", "sample_n_replace": (2, 1)},
+    ),
+    "pal": (
+        PALOptimizer,
+        {
+            "n_candidates": 12,
+            "sample_topk": 16,
+            "proxy_model": TinyLM(seed=1),
+            "n_candidates_after_proxy_filter": 5,
+        },
+    ),
+    "qcg": (
+        QCGOptimizer,
+        {
+            "n_proxy_candidates": 16,
+            "n_target_candidates": 5,
+            "buffer_size": 4,
+            "proxy_model": TinyLM(seed=1),
+        },
+    ),
+    "beam-search": (BeamSearchOptimizer, {"beam_size": 3, "branching_factor": 4}),
+    "probe-sampling-gcg": (
+        ProbeSamplingGCGOptimizer,
+        {
+            "n_candidates": 16,
+            "sample_topk": 16,
+            "sampling_factor": 4,
+            "draft_model": TinyLM(seed=1, d_model=8),
+        },
+    ),
 }
 # Those in which nothing is drawn: another seed gives the same run.
 DETERMINISTIC = {"hot-flip", "pez", "pgd", "soft-prompt"}

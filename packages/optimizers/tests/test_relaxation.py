@@ -28,7 +28,7 @@ def test_noise_makes_samples_of_the_distribution():
 
 
 def test_cold_samples_are_nearly_hard():
-    noise = draw_gumbel((50, 4), torch.Generator().manual_seed(1))
-    probs = relax_sample(torch.zeros(4), noise, 1e-3)
+    noise = draw_gumbel((50, 1, 4), torch.Generator().manual_seed(1))
+    probs = relax_sample(torch.zeros(1, 4), noise, 1e-3)
     assert torch.equal(probs.argmax(dim=-1), noise.argmax(dim=-1))
     assert (probs.max(dim=-1).values > 0.99).float().mean() > 0.9

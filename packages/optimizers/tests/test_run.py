@@ -59,7 +59,10 @@ def test_result_tells_the_whole_story(make_optimizer, targets):
     records = optimizer.tracker.records
     assert [record["loss"] for record in records] == result.losses
     assert set(records[0]) == {"step", "loss", "best_loss", "trigger", "elapsed_s", "tokens"}
-    assert records[-1]["tokens"] <= result.usage["total_tokens"]
+    models = [optimizer.model, *optimizer.auxiliary_models().values()]
+    spent = sum(model.get_usage_stats()["total_tokens"] for model in models)
+    assert result.usage["total_tokens"] <= spent
+    assert records[0]["tokens"] < records[-1]["tokens"] <= spent
     assert optimizer.tracker.config["seed"] == 3
     assert optimizer.tracker.summary["status"] == "finished"
 

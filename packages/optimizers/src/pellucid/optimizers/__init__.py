@@ -8,6 +8,7 @@ from pellucid.optimizers._adam import AdamState
 from pellucid.optimizers._arca import ARCAOptimizer
 from pellucid.optimizers._asktell import AskTellOptimizer, SearchOptimizer
 from pellucid.optimizers._autoprompt import AutoPromptOptimizer
+from pellucid.optimizers._beam_search import BeamSearchOptimizer, BeamSearchState
 from pellucid.optimizers._best import RunningBest
 from pellucid.optimizers._buffer import TriggerBuffer
 from pellucid.optimizers._bulk_flips import BulkFlipSearch, BulkFlipState
@@ -17,12 +18,17 @@ from pellucid.optimizers._gaslite import GASLITEOptimizer
 from pellucid.optimizers._gasliteplus import GASLITEPlusOptimizer
 from pellucid.optimizers._gbda import GBDAOptimizer, GBDAState
 from pellucid.optimizers._gcg import GCGOptimizer
+from pellucid.optimizers._gcgplus import GCGPlusOptimizer, GCGPlusState
 from pellucid.optimizers._hotflip import HotFlipOptimizer
 from pellucid.optimizers._likely import rank_likely
+from pellucid.optimizers._pal import PALOptimizer
 from pellucid.optimizers._pez import PEZOptimizer, PEZState
 from pellucid.optimizers._pgd import PGDOptimizer, PGDState
+from pellucid.optimizers._probe_sampling import ProbeSamplingGCGOptimizer
 from pellucid.optimizers._problem import Problem
 from pellucid.optimizers._protocol import Moves, Search
+from pellucid.optimizers._proxied import ProxiedSearch
+from pellucid.optimizers._qcg import QCGOptimizer, QCGState
 from pellucid.optimizers._random import StepRandom
 from pellucid.optimizers._random_search import RandomSearchOptimizer, RandomSearchState
 from pellucid.optimizers._random_triggers import get_printable_random_trigger
@@ -55,6 +61,8 @@ __all__ = [
     "AdamState",
     "AskTellOptimizer",
     "AutoPromptOptimizer",
+    "BeamSearchOptimizer",
+    "BeamSearchState",
     "BulkFlipSearch",
     "BulkFlipState",
     "Callback",
@@ -66,16 +74,23 @@ __all__ = [
     "GBDAOptimizer",
     "GBDAState",
     "GCGOptimizer",
+    "GCGPlusOptimizer",
+    "GCGPlusState",
     "HotFlipOptimizer",
     "JSONLTracker",
     "LinearScheduler",
     "Moves",
     "NFlipScheduler",
+    "PALOptimizer",
     "PEZOptimizer",
     "PEZState",
     "PGDOptimizer",
     "PGDState",
+    "ProbeSamplingGCGOptimizer",
     "Problem",
+    "ProxiedSearch",
+    "QCGOptimizer",
+    "QCGState",
     "RASLITEPlusOptimizer",
     "RandomSearchOptimizer",
     "RandomSearchState",

@@ -49,6 +49,16 @@ def check_not_negative(**numbers: Any) -> None:
             raise ArgumentError(f"{name} must be a finite number of at least 0, got {value!r}.")
 
 
+def check_factor(name: str, factor: Any) -> None:
+    """Refuse a factor that makes less of what it multiplies or more of what it divides.
+
+    Raises:
+        ArgumentError: (a ValueError) If it is not a finite number of at least 1.
+    """
+    if not _is_number(factor) or factor < 1:
+        raise ArgumentError(f"{name} must be a finite number of at least 1, got {factor!r}.")
+
+
 def _is_number(value: Any) -> bool:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return is_number and math.isfinite(value)

@@ -1,6 +1,7 @@
 """A run's questions to the model: what candidates cost, and which substitutions promise most."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -53,15 +54,37 @@ class Problem:
         self.auxiliary = dict(auxiliary or {})
         self._tokenizer: Any = tokenizer
         self._allowed: dict[TokenConstraints, Tensor] = {}
+        self._inputs: tuple[Sequence[Template], Targets | None] = ([], None)
 
     def set_inputs(self, templates: Sequence[Template], targets: Targets | None) -> None:
         """Hand the templates to the model, as text, too, where it takes text."""
+        self._inputs = (templates, targets)
         if self._takes_ids:
             self.model.set_inputs_from_tokens(templates, targets)
         if isinstance(self.model, LossTextAccessMixin):
             self.model.set_inputs_from_texts(templates, targets)
         for problem in self.auxiliary.values():
             problem.set_inputs(templates, targets)
+
+    @contextmanager
+    def focus_on(self, rows: Sequence[int]) -> Generator[None]:
+        """Let nothing but some of the templates count, until the context is left.
+
+        Args:
+            rows: Which templates, counted from 0.
+        """
+        templates, targets = self._inputs
+        chosen = None if targets is None else targets.select_indices(rows)
+        self.set_inputs([templates[row] for row in rows], chosen)
+        try:
+            yield
+        finally:
+            self.set_inputs(templates, targets)
+
+    @property
+    def n_templates(self) -> int:
+        """The number of templates that count."""
+        return len(self._inputs[0])
 
     def encode(self, trigger: str) -> Int64[Tensor, " trigger_pos"]:
         """Return a trigger's token ids."""
@@ -147,6 +170,25 @@ class Problem:
             normalize=normalize,
         )
         return Substitutions(found.token_ids.cpu(), found.scores.cpu())
+
+    def differentiate_at_tokens(
+        self,
+        candidates: Int64[Tensor, "n_candidates trigger_pos"],
+        allowed_ids: Int64[Tensor, " n_allowed"],
+    ) -> Float[Tensor, "trigger_pos n_allowed"]:
+        """Return the candidates' mean gradient, float32, each position scaled to length 1 before.
+
+        Args:
+            candidates: Triggers, one after the other, so that one gradient is held at a time.
+            allowed_ids: The tokens to return it for.
+        """
+        device = self.model.device
+        columns = allowed_ids.to(device)
+        total = torch.zeros(candidates.shape[1], len(allowed_ids))
+        for row in candidates:
+            grad = self.model.compute_grad_from_tokens(self.loss, row[None].to(device))[0].float()
+            total += torch.nn.functional.normalize(grad, dim=-1)[..., columns].cpu()
+        return total / len(candidates)
 
     def differentiate_at_probs(
         self,

@@ -11,11 +11,11 @@ def draw_gumbel(shape: tuple[int, ...], generator: torch.Generator) -> Float[Ten
 
 
 def relax_sample(
-    logits: Float[Tensor, "*shape n_allowed"],
-    noise: Float[Tensor, "*shape n_allowed"],
+    logits: Float[Tensor, "trigger_pos n_allowed"],
+    noise: Float[Tensor, "n_candidates trigger_pos n_allowed"],
     temperature: float,
-) -> Float[Tensor, "*shape n_allowed"]:
-    """Return a Gumbel-softmax sample (Jang et al. 2017, arXiv 1611.01144) for given noise."""
+) -> Float[Tensor, "n_candidates trigger_pos n_allowed"]:
+    """Return Gumbel-softmax samples (Jang et al. 2017, arXiv 1611.01144) for given noise."""
     return ((logits + noise) / temperature).softmax(dim=-1)
 
 

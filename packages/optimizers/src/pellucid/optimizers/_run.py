@@ -167,6 +167,9 @@ class Run(Iterator[Step]):
                 candidates = moves.send(problem.compute_losses(candidates))
         except StopIteration as done:
             return done.value
+        finally:
+            # A step may hold the model to some templates; after a failure it must let go at once.
+            moves.close()
 
     def _begin(self, problem: Problem) -> _Progress:
         trigger_ids = problem.encode(self._trigger)

@@ -1,0 +1,55 @@
+"""Models beside the target: what each must offer, and how triggers reach it."""
+
+from typing import Any
+
+from pellucid.core import (
+    BaseLoss,
+    BaseModel,
+    BaseTokenizer,
+    Flow,
+    LossTextAccessMixin,
+    LossTokenAccessMixin,
+    RequirementError,
+    as_tokenizer,
+    check_compatibility,
+)
+
+
+def check_role(
+    role: str, model: Any, loss: BaseLoss | None, requirements: tuple[type, ...]
+) -> None:
+    """Refuse a model that cannot play a role.
+
+    Args:
+        role: What the message calls it, such as "the proxy of GCGPlusOptimizer".
+        model: The model.
+        loss: The loss it computes, if any.
+        requirements: The access mixins that the role needs.
+
+    Raises:
+        RequirementError: If it is no model, or lacks an access or a field that the loss reads;
+            `NotDifferentiableError` if gradients are needed and the loss has none.
+    """
+    if not isinstance(model, BaseModel):
+        raise RequirementError(f"{role} must be a BaseModel, got {type(model).__name__}.")
+    part = type(role, (), {"model_requirements": requirements})
+    check_compatibility(model, part, loss).raise_if_incompatible()
+
+
+def choose_flow(owner: str, model: BaseModel, tokenizer: BaseTokenizer) -> Flow:
+    """Return how triggers of a tokenizer's tokens are evaluated by a model.
+
+    As token ids where the model has the same tokenizer, as text otherwise.
+
+    Raises:
+        RequirementError: If the model has another tokenizer, and takes no text.
+    """
+    if isinstance(model, LossTokenAccessMixin) and as_tokenizer(model.tokenizer) == tokenizer:
+        return Flow.TOKENS
+    if isinstance(model, LossTextAccessMixin):
+        return Flow.TEXTS
+    raise RequirementError(
+        f"{owner} makes triggers of the tokens of {tokenizer.name_or_path!r}, which "
+        f"{model.get_model_name()!r} does not know, and it takes no text. Use models of one "
+        "tokenizer, or one that takes text."
+    )

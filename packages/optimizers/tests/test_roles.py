@@ -1,0 +1,47 @@
+import pytest
+
+from pellucid.core import (
+    Flow,
+    GradientTokenAccessMixin,
+    LMBaseModel,
+    LossTextAccessMixin,
+    ModelOutput,
+    RequirementError,
+)
+from pellucid.optimizers._roles import check_role, choose_flow
+from pellucid.testing import TinyLM, TinyTokenizer
+
+OTHER = TinyTokenizer([" the"])
+
+
+class Remote(LMBaseModel, LossTextAccessMixin):
+    def invoke_from_texts(self, input_texts, **kwargs):
+        return ModelOutput(generated_response_strs=list(input_texts))
+
+
+def test_ids_where_the_tokenizer_is_the_same_and_text_otherwise(model):
+    assert choose_flow("X", model, TinyTokenizer()) is Flow.TOKENS
+    assert choose_flow("X", TinyLM(tokenizer=OTHER), TinyTokenizer()) is Flow.TEXTS
+    assert choose_flow("X", Remote(), TinyTokenizer()) is Flow.TEXTS
+
+
+def test_model_that_takes_neither_is_refused():
+    class Silent(LMBaseModel):
+        def invoke_from_texts(self, input_texts, **kwargs):
+            raise AssertionError
+
+    with pytest.raises(RequirementError, match=r"X makes triggers .* takes no text\. Use"):
+        choose_flow("X", Silent(), TinyTokenizer())
+
+
+def test_role_is_named_in_the_refusal(loss):
+    with pytest.raises(RequirementError, match="the scout requires GradientTokenAccessMixin"):
+        check_role("the scout", Remote(), loss, (GradientTokenAccessMixin,))
+    check_role("the scout", TinyLM(), loss, (GradientTokenAccessMixin,))
+    check_role("the scout", Remote(), None, (LossTextAccessMixin,))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_model_is_refused(loss):
+    with pytest.raises(RequirementError, match="the scout must be a BaseModel, got str"):
+        check_role("the scout", "gpt2", loss, ())
