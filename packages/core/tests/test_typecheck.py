@@ -1,5 +1,6 @@
 """The switch, in fresh interpreters; and the boundary check, here."""
 
+import random
 import sys
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pellucid.core import ContractError, _typecheck, are_boundaries_checked, boundary
+from pellucid.core import ContractError, Targets, _typecheck, are_boundaries_checked, boundary
 
 PROBE = """
 import jaxtyping, torch
@@ -152,3 +153,14 @@ def test_the_hook_is_installed_only_when_asked_for(monkeypatch):
         _typecheck.install_hook()
     assert installed == [("pellucid", "pellucid.core._typecheck.checker")]
     assert sys.modules["pellucid"].core is sys.modules["pellucid.core"]
+
+
+def test_checks_draw_nothing_from_the_callers_generator():
+    @boundary
+    def count(texts: list[str]) -> int:
+        return len(texts)
+
+    before = random.getstate()
+    assert count(["a", "b", "c"]) == 3
+    Targets(target_response_strs=["a", "b"])
+    assert random.getstate() == before

@@ -21,8 +21,9 @@ _Result = TypeVar("_Result")
 
 _SWITCH = os.environ.get("PELLUCID_TYPECHECK", "")
 
-# An int where a float is annotated is what everybody writes; beartype refuses it by default.
-CHECKS = BeartypeConf(is_pep484_tower=True)
+# An int where a float is annotated is what everybody writes; beartype refuses it by default. Nor
+# shall it draw the element of a list that it looks at: the caller's generator is not ours to use.
+CHECKS = BeartypeConf(is_pep484_tower=True, is_random=False)
 
 _CHECKER = beartype(conf=CHECKS)
 
