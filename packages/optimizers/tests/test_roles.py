@@ -8,7 +8,7 @@ from pellucid.core import (
     ModelOutput,
     RequirementError,
 )
-from pellucid.optimizers._roles import check_role, choose_flow
+from pellucid.optimizers._roles import check_role, choose_flow, has_same_tokens
 from pellucid.testing import TinyLM, TinyTokenizer
 
 OTHER = TinyTokenizer([" the"])
@@ -45,3 +45,26 @@ def test_role_is_named_in_the_refusal(loss):
 def test_what_is_no_model_is_refused(loss):
     with pytest.raises(RequirementError, match="the scout must be a BaseModel, got str"):
         check_role("the scout", "gpt2", loss, ())
+
+
+class Nameless(TinyTokenizer):
+    name_or_path = "unknown"
+
+
+def test_tokens_are_compared_where_names_say_nothing():
+    assert Nameless() != Nameless()
+    assert has_same_tokens(Nameless(), Nameless())
+    assert has_same_tokens(Nameless(), TinyTokenizer())
+    assert not has_same_tokens(Nameless(), Nameless([" the"]))
+    # As many tokens, in another order.
+    assert not has_same_tokens(Nameless([" a", " b"]), Nameless([" b", " a"]))
+
+
+def test_wrappers_of_hugging_face_tokenizers_have_the_same_tokens():
+    from pellucid.core import as_tokenizer
+    from pellucid.testing import tiny_tokenizer, tiny_wordpiece_tokenizer
+
+    held = tiny_tokenizer()
+    assert has_same_tokens(as_tokenizer(held), as_tokenizer(held))
+    assert has_same_tokens(as_tokenizer(held), as_tokenizer(tiny_tokenizer()))
+    assert not has_same_tokens(as_tokenizer(held), as_tokenizer(tiny_wordpiece_tokenizer()))

@@ -15,7 +15,7 @@ from pellucid.core import (
 from pellucid.optimizers._asktell import SearchOptimizer
 from pellucid.optimizers._problem import Problem
 from pellucid.optimizers._protocol import StateT
-from pellucid.optimizers._roles import check_role, choose_flow
+from pellucid.optimizers._roles import check_role, choose_flow, has_same_tokens
 from pellucid.optimizers._tokenizers import find_tokenizer
 
 
@@ -86,7 +86,7 @@ class ProxiedSearch(SearchOptimizer[StateT]):
 
 
 def _check_tokenizer(name: str, proxy: Any, tokenizer: BaseTokenizer) -> None:
-    if as_tokenizer(proxy.tokenizer) != tokenizer:
+    if not has_same_tokens(as_tokenizer(proxy.tokenizer), tokenizer):
         raise RequirementError(
             f"{name} makes triggers of the tokens of {tokenizer.name_or_path!r}, and its proxy "
             f"{proxy.get_model_name()!r} knows those of "

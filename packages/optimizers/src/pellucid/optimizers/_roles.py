@@ -44,7 +44,9 @@ def choose_flow(owner: str, model: BaseModel, tokenizer: BaseTokenizer) -> Flow:
     Raises:
         RequirementError: If the model has another tokenizer, and takes no text.
     """
-    if isinstance(model, LossTokenAccessMixin) and as_tokenizer(model.tokenizer) == tokenizer:
+    if isinstance(model, LossTokenAccessMixin) and has_same_tokens(
+        as_tokenizer(model.tokenizer), tokenizer
+    ):
         return Flow.TOKENS
     if isinstance(model, LossTextAccessMixin):
         return Flow.TEXTS
@@ -53,3 +55,24 @@ def choose_flow(owner: str, model: BaseModel, tokenizer: BaseTokenizer) -> Flow:
         f"{model.get_model_name()!r} does not know, and it takes no text. Use models of one "
         "tokenizer, or one that takes text."
     )
+
+
+def has_same_tokens(one: BaseTokenizer, other: BaseTokenizer) -> bool:
+    """Say whether token ids mean the same to two tokenizers, whatever they are called."""
+    if one == other:
+        return True
+    if one.vocab_size != other.vocab_size:
+        return False
+    if set(one.all_special_ids) != set(other.all_special_ids):
+        return False
+    # Tokenizers without a name are equal to themselves alone, and a wrapper is made anew each time.
+    tables = [_find_vocabulary(tokenizer) for tokenizer in (one, other)]
+    if None not in tables:
+        return tables[0] == tables[1]
+    ids = [[i] for i in range(one.vocab_size)]
+    return one.batch_decode(ids) == other.batch_decode(ids)
+
+
+def _find_vocabulary(tokenizer: BaseTokenizer) -> dict[str, int] | None:
+    get_vocab = getattr(getattr(tokenizer, "wrapped", None), "get_vocab", None)
+    return None if get_vocab is None else get_vocab()
