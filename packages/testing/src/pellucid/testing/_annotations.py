@@ -53,15 +53,17 @@ def satisfies(value: Any, hint: Any) -> bool:
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return any(satisfies(value, option) for option in options)
+    # What beartype is not asked, it does not draw an element for from the caller's generator.
+    if isinstance(origin, type) and not isinstance(value, origin):
+        return False
     if origin in _LISTS and isinstance(value, (list, tuple)):
-        return is_bearable(value, origin) and all(satisfies(held, options[0]) for held in value)
-    if origin in _DICTS and isinstance(value, Mapping):
-        pairs = value.items()
-        return is_bearable(value, origin) and all(
-            satisfies(key, options[0]) and satisfies(held, options[1]) for key, held in pairs
+        return all(satisfies(held, options[0]) for held in value)
+    if origin in _DICTS:
+        return all(
+            satisfies(key, options[0]) and satisfies(held, options[1])
+            for key, held in value.items()
         )
-    if origin is tuple and isinstance(value, tuple):
-        # Also spares beartype the look at one element: it draws from the caller's generator.
+    if origin is tuple:
         wanted = options[:1] * len(value) if options[-1:] == (Ellipsis,) else options
         return len(value) == len(wanted) and all(map(satisfies, value, wanted))
     if _is_named_tuple(hint):

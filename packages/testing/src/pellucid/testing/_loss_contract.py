@@ -20,7 +20,7 @@ from pellucid.core import (
 )
 from pellucid.testing._checked import checked
 from pellucid.testing._laws import expect, expect_close, lack
-from pellucid.testing._purity import copy_value, find_change, global_state, unchecked
+from pellucid.testing._purity import copy_value, find_change, global_state, watched
 
 _OUTPUTS, _INPUTS, _TARGETS = (
     frozenset(inspect.get_annotations(kind)) for kind in (ModelOutput, ModelInput, MessageTargets)
@@ -171,7 +171,7 @@ class LossContract(ABC):
     def test_fields_are_not_changed(self) -> None:
         """Fields and generators are as they were."""
         loss, fields = self._loss(), dict(self.make_fields())
-        with unchecked():
+        with watched():
             before = {**copy_value(fields), **global_state()}
             _resolve(loss, fields)
             changed = find_change(before, {**copy_value(fields), **global_state()})

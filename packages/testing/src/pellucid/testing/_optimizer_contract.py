@@ -31,7 +31,7 @@ from pellucid.core import (
 )
 from pellucid.testing._checked import checked
 from pellucid.testing._laws import access_of, change_loss, expect, expect_close, lack
-from pellucid.testing._purity import copy_value, find_change, global_state, unchecked
+from pellucid.testing._purity import copy_value, find_change, global_state, watched
 from pellucid.testing._tiny_lm import TinyLM
 from pellucid.testing._tiny_losses import TinyResponseLoss
 
@@ -196,7 +196,7 @@ class OptimizerContract(ABC):
             "templates": list(self.templates),
             "targets": self.make_targets(),
         }
-        with unchecked():
+        with watched():
             before = {**copy_value(given), **global_state()}
             optimizer.optimize_trigger(given["templates"], self.initial_trigger, given["targets"])
             changed = find_change(before, {**copy_value(given), **global_state()})

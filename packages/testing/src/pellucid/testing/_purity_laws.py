@@ -12,7 +12,7 @@ from pellucid.testing._purity import (
     global_state,
     module_state,
     tokenizer_state,
-    unchecked,
+    watched,
 )
 
 
@@ -23,7 +23,7 @@ class PurityLaws(ModelLaws):
         """Calls, losses and gradients leave everything of the caller's alone."""
         model = self._model()
         given = {"templates": list(self.templates), "targets": self.make_targets(model)}
-        with unchecked():
+        with watched():
             before = self._take_down(model, given)
             self._use(model, given)
             changed = find_change(before, self._take_down(model, given))

@@ -1,5 +1,6 @@
 """An encoder of a few thousand weights that runs in milliseconds."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -75,7 +76,7 @@ class TinyEncoder(TinyModel, EncoderBaseModel):
         return "\n".join(f"{message['role']}: {message['content']}" for message in template)
 
     def invoke_from_texts(  # pyright: ignore[reportIncompatibleMethodOverride] - an unknown keyword is a TypeError
-        self, input_texts: list[str] | list[Any]
+        self, input_texts: Sequence[Template]
     ) -> ModelOutput:
         """Encode texts of any lengths in one forward pass."""
         rows = [self._tokenizer.encode(self.render(text)) for text in input_texts]

@@ -1,5 +1,6 @@
 """A language model of some ten thousand weights that runs in milliseconds."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,6 @@ from pellucid.core import (
     Flow,
     LMBaseModel,
     LogitsTokenAccessMixin,
-    Messages,
     MessageTargets,
     ModelOutput,
     Provides,
@@ -96,7 +96,7 @@ class TinyLM(TinyModel, LMBaseModel, LogitsTokenAccessMixin):
 
     def invoke_from_texts(  # pyright: ignore[reportIncompatibleMethodOverride] - an unknown keyword is a TypeError
         self,
-        input_texts: list[str] | list[Messages],
+        input_texts: Sequence[Template],
         message_targets: MessageTargets | None = None,
         require_target_prefill: bool = False,
         require_generation: bool = False,
