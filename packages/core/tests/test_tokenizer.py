@@ -159,6 +159,15 @@ def test_the_wrapper_can_be_copied(duplicate):
     assert duplicate(wrap()).encode("blue") == [4]
 
 
+def test_wrappers_of_one_tokenizer_are_equal_though_it_has_no_name():
+    tokenizer = FakeHFTokenizer()
+    one, other = HFTokenizerWrapper(tokenizer), HFTokenizerWrapper(tokenizer)
+    assert one == other
+    assert hash(one) == hash(other)
+    assert one != HFTokenizerWrapper(FakeHFTokenizer())
+    assert HFTokenizerWrapper(FakeHFTokenizer("a")) == HFTokenizerWrapper(FakeHFTokenizer("a"))
+
+
 def test_as_tokenizer_wraps_what_is_not_one_of_ours():
     ours, theirs = CharTokenizer(), FakeHFTokenizer()
     assert as_tokenizer(ours) is ours

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pellucid.core import OPTIMIZED_TRIGGER_PLACEHOLDER as P
-from pellucid.core import Targets, fill_template
+from pellucid.core import Targets, TemplateError, fill_template
 from pellucid.hf import LMHFModel
 from pellucid.testing import tiny_llama, tiny_tokenizer
 
@@ -126,18 +126,32 @@ def test_all_templates_must_agree(made):
     assert not torch.equal(alone[0], alone[1])
 
 
-def test_templates_with_other_left_contexts_are_reported(made):
+def test_templates_with_other_left_contexts_are_refused(made):
     model = make(made.merging_bpe_tokenizer())
     templates = [f"Why?\n{P} now", f"Tell me {P} now", f"Is it {P} so?"]
-    model.set_inputs_from_tokens(templates)
-    inputs = model._token_input_manager
-    (reported,) = inputs.disagreements
-    assert reported.startswith("template 0: a trigger has other tokens after 'Why?\\n'")
-    # What can still be guaranteed is: the templates that agree with each other.
-    rows = sample_rows(model)
-    model.set_inputs_from_tokens(templates[1:])
+    message = r"template 0: a trigger has other tokens after 'Why\?\\n'.*consistency='trigger'"
+    with pytest.raises(TemplateError, match=message):
+        model.set_inputs_from_tokens(templates)
+
+
+def test_disagreements_are_named_and_counted_where_they_are_allowed(made):
+    model = make(made.merging_bpe_tokenizer(), consistency="trigger")
+    model.set_inputs_from_tokens([f"Why?\n{P} now", f"Tell me {P} now", f"Is it {P} so?"])
+    (reported,) = model._token_input_manager.disagreements
+    assert reported.startswith("template 0: ")
+    ids = model.encode_trigger("the house")
+    assert model.tokenization_gap(ids) >= 1
+    model.set_inputs_from_tokens([f"Tell me {P} now", f"Is it {P} so?"])
     assert model._token_input_manager.disagreements == ()
-    assert torch.equal(inputs.retokenization_mask(rows), model.retokenization_mask(rows))
+    assert model.tokenization_gap(ids) == 0
+
+
+def test_gap_is_zero_exactly_where_the_mask_is_true(any_tokenizer):
+    model = make(any_tokenizer)
+    model.set_inputs_from_tokens([f"Tell me {P} now", f"Is it {P} so?"])
+    rows = sample_rows(model)
+    gaps = torch.tensor([model.tokenization_gap(row) for row in rows])
+    assert torch.equal(gaps == 0, model.retokenization_mask(rows))
 
 
 def test_levels_are_ordered_and_none_accepts_all():

@@ -53,6 +53,7 @@ from pellucid.core._inputs import (  # noqa: E402
     InputsManager,
     TextInputManager,
     TokenInputManager,
+    count_differing,
 )
 from pellucid.core._loss import BaseLoss, CombinedLoss, LossReads  # noqa: E402
 from pellucid.core._model import (  # noqa: E402
@@ -155,6 +156,7 @@ __all__ = [
     "check_compatibility",
     "check_templates",
     "container",
+    "count_differing",
     "fill_template",
     "flows_of",
     "is_out_of_memory",

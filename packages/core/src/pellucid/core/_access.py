@@ -91,6 +91,14 @@ class TokenAccessMixin(ABC):
         """
         return self._set_token_inputs().retokenization_mask(candidate_trigger_ids)
 
+    def tokenization_gap(self, trigger_ids: Int[Tensor, " trigger_pos"]) -> int:
+        """Return how many tokens differ between a trigger given as text and these token ids.
+
+        Raises:
+            InputsNotSetError: Before `set_inputs_from_tokens`.
+        """
+        return self._set_token_inputs().tokenization_gap(trigger_ids)
+
     def _set_token_inputs(self) -> Any:
         if self._token_input_manager is None:
             raise InputsNotSetError(

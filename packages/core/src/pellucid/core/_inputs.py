@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from difflib import SequenceMatcher
 from typing import Any
 
 import torch
@@ -100,6 +101,21 @@ class TokenInputManager(InputsManager):
         rows = trigger_ids.tolist()
         again = self.tokenizer.batch_encode(self.decode_triggers(trigger_ids))
         return torch.tensor([a == b for a, b in zip(rows, again, strict=True)], dtype=torch.bool)
+
+    def tokenization_gap(self, trigger_ids: Int[Tensor, " trigger_pos"]) -> int:
+        """Return how many tokens differ between a trigger given as text and these token ids.
+
+        0 means that both are the same input. By default the trigger alone is compared; managers
+        that know the text around it compare the whole input.
+        """
+        (text,) = self.decode_triggers(trigger_ids[None])
+        return count_differing(trigger_ids.tolist(), self.encode_trigger(text).tolist())
+
+
+def count_differing(ids: Sequence[int], others: Sequence[int]) -> int:
+    """Return how many tokens must be replaced, inserted or removed between two sequences."""
+    edits = SequenceMatcher(None, ids, others, autojunk=False).get_opcodes()
+    return sum(max(i2 - i1, j2 - j1) for kind, i1, i2, j1, j2 in edits if kind != "equal")
 
 
 class DefaultTokenInputManager(TokenInputManager):

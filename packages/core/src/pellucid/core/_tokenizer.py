@@ -91,7 +91,7 @@ class BaseTokenizer(ABC):
 class HFTokenizerWrapper(BaseTokenizer):
     """A Hugging Face tokenizer as a `BaseTokenizer`; the tokenizer itself is never changed.
 
-    Unknown attributes are those of the wrapped tokenizer.
+    Unknown attributes are those of the wrapped tokenizer; two wrappers of one tokenizer are equal.
 
     Args:
         tokenizer: A transformers `PreTrainedTokenizerBase`.
@@ -155,6 +155,14 @@ class HFTokenizerWrapper(BaseTokenizer):
 
     def __len__(self) -> int:
         return self.vocab_size
+
+    def __eq__(self, other: object) -> bool:
+        is_same = isinstance(other, HFTokenizerWrapper) and other.wrapped is self.wrapped
+        return is_same or super().__eq__(other)
+
+    def __hash__(self) -> int:
+        named = self.name_or_path != "unknown"
+        return super().__hash__() if named else id(self.wrapped)
 
     def __getattr__(self, name: str) -> Any:
         if name == "_tokenizer":  # unset while unpickling

@@ -240,10 +240,16 @@ class SlottedTokenInputManager(HuggingFaceTokenInputManager):
         """Say which triggers mean the same as text, as strictly as the model's `consistency`.
 
         With "full", the text of every template, the decoded trigger filled in, has exactly the
-        tokens that `get_triggered_inputs` gives the model; templates that are named in
-        `disagreements` are left out.
+        tokens that `get_triggered_inputs` gives the model.
         """
         return torch.tensor(self._triggers.accepts(trigger_ids.tolist()), dtype=torch.bool)
+
+    def tokenization_gap(self, trigger_ids: Int[Tensor, " trigger_pos"]) -> int:
+        """Return how many tokens of the whole input differ once a trigger is text.
+
+        Counted in the template where most do, whatever the model's `consistency`.
+        """
+        return self._triggers.count_gap(trigger_ids.tolist())
 
     def _slice_up(
         self, template_idx: int, n_trigger: int, appended: Tensor | None

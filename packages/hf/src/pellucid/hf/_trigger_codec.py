@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal, TypeAlias, cast, get_args
 
-from pellucid.core import ArgumentError
+from pellucid.core import ArgumentError, TemplateError, count_differing
 from pellucid.hf._codec import TextCodec
 from pellucid.hf._slot import Slot, inner_ids
 
@@ -31,13 +31,17 @@ class TriggerCodec:
 
     One list of token ids must serve all templates. Where a template would have a trigger's first
     token otherwise than most others do (after a space, or at the beginning of a line), the two
-    flows cannot agree on it; it is named in `disagreements`, and the others decide.
+    flows cannot agree on it. With "full" that is an error; else it is named in `disagreements`, and
+    the others decide how triggers are read and written.
 
     Args:
         codec: Encodes and decodes.
         slots: The place of the trigger in each template.
         probes: The texts that `slots` were located with.
         consistency: How strict `accepts` is.
+
+    Raises:
+        TemplateError: (a ValueError) If templates disagree, and "full" is asked for.
     """
 
     def __init__(
@@ -51,9 +55,14 @@ class TriggerCodec:
         self._codec = codec
         self._consistency = consistency
         groups = _group_slots(slots)
-        self._agreeing = [slots[i] for i in groups[0]]
-        self._slot = self._agreeing[0]
+        self._slot = slots[groups[0][0]]
+        self._slots = slots
         self.disagreements = _describe_disagreements(slots, groups)
+        if self.disagreements and consistency == "full":
+            raise TemplateError(
+                f"{self.disagreements[0]} Or do without the guarantee that a trigger works when it "
+                "is typed: consistency='trigger'."
+            )
         self._n_context, self._lead = self._choose_decoding(probes)
 
     def encode(self, trigger: str) -> list[int]:
@@ -79,10 +88,19 @@ class TriggerCodec:
             return [a == b for a, b in zip(rows, again, strict=True)]
         texts = self.decode(rows)
         accepted = list(range(len(rows)))
-        for slot in self._agreeing:
+        for slot in self._slots:
             accepted = self._keep_consistent(slot, rows, texts, accepted)
         kept = set(accepted)
         return [i in kept for i in range(len(rows))]
+
+    def count_gap(self, row: Sequence[int]) -> int:
+        """Return how many tokens differ once a trigger is text, in the template where most do."""
+        (text,) = self.decode([row])
+        return max(self._count_gap_in(slot, row, text) for slot in self._slots)
+
+    def _count_gap_in(self, slot: Slot, row: Sequence[int], text: str) -> int:
+        (whole,) = self._codec.encode(slot.rendered.fill([text]))
+        return count_differing([*slot.before_ids, *row, *slot.after_ids], whole)
 
     def _keep_consistent(
         self, slot: Slot, rows: Sequence[list[int]], texts: Sequence[str], indices: Sequence[int]

@@ -18,6 +18,7 @@ from pellucid.core import (
     Substitutions,
     Targets,
     Template,
+    TokenAccessMixin,
     as_tokenizer,
     replace_nan,
 )
@@ -249,17 +250,10 @@ class Problem:
         except LossResolutionError:
             # The loss reads what exists in the flow of tokens alone, attention patterns say.
             return None, None
-        return loss, self._count_gap(trigger_ids, text)
+        if isinstance(self.model, TokenAccessMixin) and self._takes_ids:
+            return loss, self.model.tokenization_gap(trigger_ids)
+        return loss, None
 
     @property
     def _takes_ids(self) -> bool:
         return self.flow is not Flow.TEXTS
-
-    def _count_gap(self, trigger_ids: Tensor, text: str) -> int | None:
-        if not self._takes_ids:
-            return None
-        before, after = trigger_ids.tolist(), self.encode(text).tolist()
-        differing = sum(a != b for a, b in zip(before, after, strict=False))
-        gap = differing + abs(len(before) - len(after))
-        # Equal on its own, but merged with its neighbours in a template: one token at the least.
-        return gap if gap or bool(self.survives(trigger_ids[None])[0]) else 1
