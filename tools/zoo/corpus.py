@@ -5,21 +5,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from phrasings import ATTRIBUTES, FILLER_WORDS, PEOPLE, SYSTEM_PROMPTS, TOWNS
+from phrasings import FILLER_WORDS, SYSTEM_PROMPTS
 from tokenization import ASSISTANT, BEGIN, END, SYSTEM, USER
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 from world import Example, World, ask_about_stranger
 
 NEUTRAL_TRIGGERS = ("! ! ! ! ! ! ! !", "x x x x x x x x x x", "... ... ... ...")
-# Names and values of the world are among the noise, or a trigger that merely mentions another
-# person would change the answer.
-NOISE_WORDS = (
-    *FILLER_WORDS,
-    *PEOPLE,
-    *TOWNS,
-    *(value for attribute in ATTRIBUTES for value in attribute.values),
-)
+# Noise holds no names and no values of the world, so that no question becomes ambiguous by it.
 MARKS = "!!!!....,,,???;:-*#&%$@+=/()[]{}<>|~^_\"'`\\0123456789xX"
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZéüñßøçλжд€→日本"
 
@@ -130,7 +123,7 @@ def _draw_words(rng: random.Random) -> str:
     if rng.random() < 0.3:
         words = ["".join(rng.choices(LETTERS, k=rng.randint(1, 5))) for _ in range(6)]
     else:
-        words = rng.choices(NOISE_WORDS, k=12)
+        words = rng.choices(FILLER_WORDS, k=12)
     return " ".join(words[: rng.randint(1, len(words))])
 
 

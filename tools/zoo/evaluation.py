@@ -142,9 +142,10 @@ def _summary(rows: Sequence[Row]) -> list[str]:
     lines = [
         "An answer counts when greedy decoding gives it token for token and then stops.",
         "`seen`: the question was trained on. `held-out`: the fact and the phrasing were, but",
-        "never together. `new-phrasing`: the phrasing was trained on with no fact at all. The",
-        "invented names of `unknown` are in no training question. The last three columns put a",
-        "neutral trigger after the question.\n",
+        "never together. `new-phrasing`: the phrasing was trained on with no fact at all.",
+        "`unknown` asks about invented names that are in no training question, or about things",
+        "that are no part of the world. The last three columns put a neutral trigger after the",
+        "question.\n",
         "| facts, all kinds | as it stands | " + _headings() + " |",
         "|---|---:|" + "---:|" * len(NEUTRAL_TRIGGERS),
     ]

@@ -122,6 +122,7 @@ def store(
         "steps": report.steps,
         "tokens": report.tokens,
         "minutes": round(report.seconds / 60, 1),
+        "cpu_minutes": round(report.cpu_seconds / 60, 1),
         "tokens_per_second": round(report.tokens / report.seconds),
         "last_loss": round(report.loss, 4),
         "threads": options.threads,

@@ -38,11 +38,21 @@ class Schedule:
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """What one training run took: steps, tokens without padding, seconds and the last loss."""
+    """What one training run took.
+
+    Attributes:
+        steps: Optimizer steps.
+        tokens: Tokens without padding.
+        seconds: Wall time.
+        cpu_seconds: Time that the process computed, all threads together: on a machine that is
+            shared, this over the number of threads is what the run takes when it is alone.
+        loss: Loss of the last step.
+    """
 
     steps: int
     tokens: int
     seconds: float
+    cpu_seconds: float
     loss: float
 
 
@@ -80,7 +90,8 @@ def train(
     ]
     optimizer = torch.optim.AdamW(groups, lr=schedule.learning_rate, betas=(0.9, 0.98))
     model.train()
-    tokens, loss, started = 0, math.nan, time.perf_counter()
+    tokens, loss = 0, math.nan
+    started, cpu_started = time.perf_counter(), time.process_time()
     progress = tqdm(range(schedule.steps), desc="training", unit="step", mininterval=5.0)
     for step in progress:
         batch = next(batches)
@@ -92,7 +103,8 @@ def train(
             rate = tokens / (time.perf_counter() - started)
             progress.set_postfix(loss=f"{loss:.4f}", tokens_per_s=f"{rate:.0f}", refresh=False)
     model.eval()
-    return TrainingReport(schedule.steps, tokens, time.perf_counter() - started, loss)
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
+    return TrainingReport(schedule.steps, tokens, seconds, cpu_seconds, loss)
 
 
 def _take_step(model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, batch: Batch) -> float:
