@@ -57,6 +57,11 @@ class NamesAnotherTrigger(ReferenceOptimizer):
         return result
 
 
+class NeedsAStart(ReferenceOptimizer):
+    def start(self, templates, initial_trigger, targets):
+        super().start(templates, initial_trigger.strip(), targets)
+
+
 class HistoryHoldsTheStart(ReferenceOptimizer):
     def conclude(self, losses, triggers, reason):
         return super().conclude([self.initial_loss, *losses], triggers, reason)
@@ -152,6 +157,7 @@ DEFECTS = [
     (ForgetsTheSeed, "test_the_result_is_complete", "the seed is None"),
     (ForgetsWhereItBegan, "test_the_result_is_complete", "initial loss"),
     (NamesAnotherTrigger, "test_the_best_trigger_has_the_best_loss", "does not have"),
+    (NeedsAStart, "test_a_run_may_choose_its_own_start", "NoneType"),
     (HistoryHoldsTheStart, "test_history_is_one_entry_a_step", "7 losses and 6 triggers"),
     (GoesOnTooLong, "test_history_is_one_entry_a_step", "12 losses in 6 steps"),
     (DrawsFromTheWorld, "test_one_seed_is_one_run", "same seed"),

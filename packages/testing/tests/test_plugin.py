@@ -82,7 +82,7 @@ def test_loopback_is_open():
         answer = threading.Thread(target=lambda: server.accept()[0].close())
         answer.start()
         host, port = server.getsockname()
-        for name in (host, "localhost"):
+        for name in (host, "localhost", "::1", "::ffff:127.0.0.1", "0.0.0.0", None):
             assert socket.getaddrinfo(name, port)
         socket.create_connection((host, port), timeout=5).close()
         answer.join()
@@ -105,6 +105,21 @@ def test_workers_use_one_thread():
     environment = {n: held for n, held in os.environ.items() if n != "OMP_NUM_THREADS"}
     environment["PYTEST_XDIST_WORKER"] = "gw0"
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+def test_a_plugin_that_comes_too_late_says_so(tmp_path):
+    (tmp_path / "test_it.py").write_text("def test_it(): pass\n")
+    code = "import pellucid.core, pytest, sys; sys.exit(pytest.main(['-q', 'test_it.py']))"
+    environment = {n: held for n, held in os.environ.items() if n != "PELLUCID_TYPECHECK"}
+    answer = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+        cwd=tmp_path,
+    )
+    assert "imported before pytest" in answer.stdout
 
 
 def test_every_export_exists():

@@ -17,11 +17,19 @@ from pellucid.testing._model_laws import ModelLaws, batch_size_of
 
 _COUNTERS = {"total_tokens", "forward_calls", "forward_samples", "grad_calls", "grad_samples"}
 
-# What each flow has by its nature, declared or not.
+# What each flow has by its nature, declared or not; and what a backend hands to itself, which no loss
+# reads.
 _GIVEN: Mapping[Flow, frozenset[str]] = {
     Flow.TEXTS: frozenset({"input_texts", "input_trigger_strs", "message_targets"}),
-    Flow.TOKENS: frozenset({"input_trigger_ids", "input_trigger_strs", "message_targets"}),
-    Flow.EMBEDS: frozenset({"message_targets"}),
+    Flow.TOKENS: frozenset(
+        {
+            "input_prefix_cache_kwargs",
+            "input_trigger_ids",
+            "input_trigger_strs",
+            "message_targets",
+        }
+    ),
+    Flow.EMBEDS: frozenset({"input_prefix_cache_kwargs", "message_targets"}),
 }
 
 

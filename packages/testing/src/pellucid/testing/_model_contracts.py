@@ -9,6 +9,7 @@ from pellucid.core import (
     EncoderBaseModel,
     Flow,
     LMBaseModel,
+    LossTextAccessMixin,
     ModelInput,
     ModelOutput,
     Targets,
@@ -74,9 +75,15 @@ class LMContract(BasicLaws, LossFlowLaws, TokenLaws, GradientLaws, PurityLaws):
         targets = self.make_targets(model).select_indices([0])
         subject, loss = self._flow(Flow.TOKENS, model), self._probe(model, Flow.TOKENS)
         subject.set_inputs([conversation], targets)
-        losses = subject.compute(subject.make_candidates(3), loss)
-        expect(losses.shape == (3,), f"losses have shape {tuple(losses.shape)}.")
-        expect("{{OPTIMIZED_TRIGGER}}" in conversation[1]["content"], "the template was changed.")
+        ids = self._any_ids(model)
+        ids = ids[model.retokenization_mask(ids)][:3]
+        losses = subject.compute(ids, loss)
+        expect(losses.shape == (len(ids),), f"losses have shape {tuple(losses.shape)}.")
+        takes_texts = issubclass(type(model), LossTextAccessMixin)
+        if takes_texts and self._provides_for(model, Flow.TEXTS, loss):
+            model.set_inputs_from_texts([conversation], targets)
+            by_text = model.compute_loss_from_texts(model.decode_triggers(ids), loss)
+            self._same(by_text, losses, "A conversation has another loss as text.")
 
 
 class EncoderContract(BasicLaws, LossFlowLaws, TokenLaws, GradientLaws, PurityLaws):

@@ -32,7 +32,7 @@ def _watch(event: str, args: tuple[Any, ...]) -> None:
 
 def _check_host(host: Any) -> None:
     name = host.decode("ascii", "replace") if isinstance(host, bytes) else host
-    if name is None or name in _LOOPBACK_NAMES or _is_loopback(name):
+    if name is None or name in _LOOPBACK_NAMES or _is_local(name):
         return
     # Imported here, since core must not be imported before the plugin has set the environment.
     from pellucid.testing._network_error import NetworkAccessError  # noqa: PLC0415
@@ -43,8 +43,11 @@ def _check_host(host: Any) -> None:
     )
 
 
-def _is_loopback(name: str) -> bool:
+def _is_local(name: str) -> bool:
     try:
-        return ipaddress.ip_address(name.partition("%")[0]).is_loopback
+        address = ipaddress.ip_address(name.partition("%")[0])
     except ValueError:
         return False
+    address = getattr(address, "ipv4_mapped", None) or address
+    # The unspecified address is what servers listen on.
+    return address.is_loopback or address.is_unspecified

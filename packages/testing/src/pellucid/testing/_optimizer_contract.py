@@ -134,6 +134,11 @@ class OptimizerContract(ABC):
             tolerance=self.tolerance,
         )
 
+    def test_a_run_may_choose_its_own_start(self) -> None:
+        """Without an initial trigger, the optimizer begins where it likes."""
+        result = self._optimizer().optimize_trigger(list(self.templates), None, self.make_targets())
+        expect(result.best_loss < float("inf"), f"the best loss is {result.best_loss}.")
+
     def test_history_is_one_entry_a_step(self) -> None:
         """There are as many losses as triggers, and no more than steps."""
         optimizer = self._optimizer()

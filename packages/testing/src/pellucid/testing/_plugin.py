@@ -8,6 +8,8 @@ nothing that was imported before. Subprocesses of a test inherit the environment
 import os
 import sys
 
+import pytest
+
 from pellucid.testing import _network_guard
 
 _ENVIRONMENT = {
@@ -17,6 +19,7 @@ _ENVIRONMENT = {
 }
 
 _IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+_IS_LATE = "pellucid.core" in sys.modules and "PELLUCID_TYPECHECK" not in os.environ
 
 for _name, _value in _ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
@@ -25,9 +28,15 @@ if _IS_WORKER:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-def pytest_configure() -> None:
-    """Forbid the network for the rest of the process."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Forbid the network for the rest of the process, and say so if nothing will be checked."""
     _network_guard.install()
+    if _IS_LATE:
+        message = (
+            "pellucid.core was imported before pytest, so its functions are not checked. Import it "
+            "later, or set PELLUCID_TYPECHECK=1."
+        )
+        config.issue_config_time_warning(pytest.PytestConfigWarning(message), stacklevel=2)
 
 
 def pytest_collection_finish() -> None:
