@@ -17,8 +17,7 @@ from pellucid.testing._model_laws import ModelLaws, batch_size_of
 
 _COUNTERS = {"total_tokens", "forward_calls", "forward_samples", "grad_calls", "grad_samples"}
 
-# What each flow has by its nature, declared or not; and what a backend hands to itself, which no loss
-# reads.
+# What each flow has by its nature, declared or not, and what a backend hands to itself.
 _GIVEN: Mapping[Flow, frozenset[str]] = {
     Flow.TEXTS: frozenset({"input_texts", "input_trigger_strs", "message_targets"}),
     Flow.TOKENS: frozenset(
