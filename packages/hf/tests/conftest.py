@@ -1,6 +1,7 @@
 """Tokenizers of three kinds, tiny models, and losses written out plainly."""
 
 import dataclasses
+import functools
 from types import SimpleNamespace
 
 import pytest
@@ -93,6 +94,75 @@ class NaNLoss(BaseLoss):
         return losses
 
 
+_SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+}
+_WINDOW = {"sliding_window": 7}
+_EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+_ARCHITECTURES = {
+    "qwen3": ("Qwen3", {"head_dim": 8}),
+    "gemma2": ("Gemma2", {"head_dim": 8, "query_pre_attn_scalar": 8, **_WINDOW}),
+    "gemma3": (
+        "Gemma3",
+        {"head_dim": 8, "layer_types": ["sliding_attention", "full_attention"], **_WINDOW},
+    ),
+    "mistral": ("Mistral", _WINDOW),
+    "gpt_neox": ("GPTNeoX", {}),
+    "opt": ("OPT", {"ffn_dim": 48, "word_embed_proj_dim": 32}),
+    "phi3": ("Phi3", {}),
+    "mixtral": ("Mixtral", _EXPERTS),
+    "gpt_oss": ("GptOss", {"head_dim": 8, **_EXPERTS, **_WINDOW}),
+    "qwen3_next": (
+        "Qwen3Next",
+        {
+            "head_dim": 8,
+            "layer_types": ["linear_attention", "full_attention"],
+            "linear_num_value_heads": 4,
+            "linear_num_key_heads": 2,
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 8,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 16,
+            "shared_expert_intermediate_size": 16,
+        },
+    ),
+    "mamba": ("Mamba", {"state_size": 4}),
+}
+
+
+def build_causal_lm(name):
+    """A causal language model of transformers for `tiny_tokenizer`, every weight random."""
+    import transformers
+
+    family, options = _ARCHITECTURES[name]
+    config_name = f"{family}TextConfig" if family == "Gemma3" else f"{family}Config"
+    tokenizer = tiny_tokenizer()
+    special = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in _SPECIAL}
+    config_class = getattr(transformers, config_name)
+    config = config_class(vocab_size=len(tokenizer), **_SIZES, **special, **options)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = getattr(transformers, f"{family}ForCausalLM")(config)
+        with torch.no_grad():  # norms of 1 and biases of 0 would hide mistakes
+            for weight in model.parameters():
+                weight.add_(0.1 * torch.randn(weight.shape))
+    return model.eval()
+
+
+_SPECIAL = ("bos", "eos", "pad")
+ARCHITECTURES = {
+    "llama": tiny_llama,
+    "gpt2": tiny_gpt2,
+    **{name: functools.partial(build_causal_lm, name) for name in _ARCHITECTURES},
+}
+
+
 def metaspace_tokenizer(scheme="always", chat=False):
     """A sentencepiece-like BPE; `scheme` says where a space is put before the first word."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
@@ -153,6 +223,12 @@ def lm(request):
     return LMHFModel(build(), tokenizer=tiny_tokenizer())
 
 
+@pytest.fixture(scope="session")
+def architectures():
+    """By name, what builds a tiny model of each architecture."""
+    return ARCHITECTURES
+
+
 @pytest.fixture
 def made():
     """Losses, templates and tokenizers by name."""
@@ -163,7 +239,7 @@ def made():
         FirstTokenCE=FirstTokenCE,
         AnswerLength=AnswerLength,
         NaNLoss=NaNLoss,
-        templates=[f"Tell me {P} now", f"{P} Is it so?", f"Why?\n{P}"],
+        templates=[f"Tell me\n{P} now", f"{P} Is it so?", f"Why?\n{P}"],
         targets=["Yes, it is.", "No", "I do not know"],
         merging_bpe_tokenizer=merging_bpe_tokenizer,
         metaspace_tokenizer=metaspace_tokenizer,

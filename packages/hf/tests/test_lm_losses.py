@@ -122,15 +122,16 @@ def test_usage_counts_each_pass_once(ready, made, candidates):
     ready.reset_usage_stats()
     ready.compute_loss_from_tokens(candidates, made.PrefillCE())
     inputs = ready._token_input_manager
+    n_prefix = sum(len(ids) for ids in inputs._before_ids)
     n_tokens = sum(
-        ready_input.input_ids.numel()
+        ready_input.input_ids.numel() - 9 * ready_input.input_slices["trigger"].start
         for ready_input in (
             inputs.get_triggered_inputs(i, candidates, do_append_embeds=True) for i in range(3)
         )
     )
     assert ready.get_usage_stats() == {
-        "total_tokens": n_tokens,
-        "forward_calls": 3,
+        "total_tokens": n_prefix + n_tokens,
+        "forward_calls": 6,
         "forward_samples": 27,
         "grad_calls": 0,
         "grad_samples": 0,

@@ -14,6 +14,7 @@ from pellucid.hf._inputs import (
     LMHFTokenInputManager,
 )
 from pellucid.hf._lm import LMHFModel
+from pellucid.hf._prefix import PrefixReport
 
 __all__ = [
     "EncoderHFModel",
@@ -23,4 +24,5 @@ __all__ = [
     "LMHFModel",
     "LMHFTokenInputManager",
     "ModelLoadError",
+    "PrefixReport",
 ]

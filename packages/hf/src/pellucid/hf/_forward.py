@@ -28,6 +28,9 @@ class Forward:
         mask: Int[Tensor, "batch pos"] | None,
         *,
         rows: slice,
+        past: Any = None,
+        n_past: int = 0,
+        keep_cache: bool = False,
         **outputs: bool,
     ) -> Any:
         """Run the model.
@@ -36,6 +39,9 @@ class Forward:
             given: Token ids, or embeddings.
             mask: 0 where a row is padded, on the left; None if no row is.
             rows: The positions whose logits are wanted; the LM head sees none before them.
+            past: A cache of what stands before; it is written to.
+            n_past: How many positions that is.
+            keep_cache: Whether to return a cache of the input.
             **outputs: `output_hidden_states` and `output_attentions`.
 
         Returns:
@@ -47,12 +53,20 @@ class Forward:
             arguments["attention_mask"] = mask
             if self._takes_positions:
                 arguments["position_ids"] = (mask.cumsum(dim=-1) - 1).clamp(min=0)
+        if past is not None:
+            arguments["past_key_values"] = past
+            if self._takes_positions:
+                n_pos = n_past + given.shape[1]
+                arguments["position_ids"] = torch.arange(n_past, n_pos, device=given.device)[None]
         n_last = given.shape[1] - rows.start
         if self._keeps_logits:
             arguments["logits_to_keep"] = n_last
-        result = self._model(**arguments, use_cache=False, return_dict=True)
+        use_cache = keep_cache or past is not None
+        result = self._model(**arguments, use_cache=use_cache, return_dict=True)
         logits = result.logits if self._keeps_logits else result.logits[:, -n_last:]
         result.logits = logits[:, : rows.stop - rows.start]
+        if not keep_cache:
+            result.past_key_values = None
         return result
 
 

@@ -19,6 +19,7 @@ from pellucid.core import (
     as_tokenizer,
     split_template,
 )
+from pellucid.hf._prefix import SharedPrefix
 from pellucid.hf._slot import Slot
 from pellucid.hf._trigger_codec import TriggerCodec
 
@@ -272,7 +273,29 @@ class SlottedTokenInputManager(HuggingFaceTokenInputManager):
 
 
 class LMHFTokenInputManager(SlottedTokenInputManager):
-    """The inputs of a language model; the target response may follow the template."""
+    """The inputs of a language model; the target response may follow the template.
+
+    Where prefixes are shared, inputs are whole nevertheless, and `input_prefix_cache_kwargs` holds
+    the `prefix` that they begin with.
+    """
+
+    prefixes: tuple[SharedPrefix, ...] = ()
+
+    def share_prefixes(self, make: Callable[[Tensor], SharedPrefix]) -> None:
+        """Let what stands before the trigger be computed once for each template."""
+        self.prefixes = tuple(make(ids) for ids in self._before_ids)
+
+    def _splice(
+        self,
+        template_idx: int,
+        trigger_ids: Tensor | None,
+        trigger_embeds: Tensor | None,
+        appended: Tensor | None,
+    ) -> dict[str, Any]:
+        spliced = super()._splice(template_idx, trigger_ids, trigger_embeds, appended)
+        if not self.prefixes:
+            return spliced
+        return {**spliced, "input_prefix_cache_kwargs": {"prefix": self.prefixes[template_idx]}}
 
 
 class EncoderHFTokenInputManager(SlottedTokenInputManager):

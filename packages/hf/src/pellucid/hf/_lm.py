@@ -27,7 +27,7 @@ from pellucid.hf._codec import TextCodec
 from pellucid.hf._forward import Forward, Wanted
 from pellucid.hf._generation import Decoding
 from pellucid.hf._inputs import LMHFTokenInputManager
-from pellucid.hf._lm_runs import LanguageModelRuns, single_input
+from pellucid.hf._lm_runs import LanguageModelRuns, prefix_of, single_input
 from pellucid.hf._loading import (
     check_batch_sizes,
     check_fit,
@@ -35,6 +35,7 @@ from pellucid.hf._loading import (
     resolve_model,
     resolve_tokenizer,
 )
+from pellucid.hf._prefix import PrefixReport
 from pellucid.hf._prompts import encode_targets
 from pellucid.hf._rendering import PromptRenderer
 from pellucid.hf._trigger_codec import Consistency, check_consistency
@@ -74,6 +75,8 @@ class LMHFModel(LMBaseModel, LanguageModelRuns, LogitsTokenAccessMixin, LossText
         backward_pass_batch_size: The same for passes with a gradient.
         set_model_to_train: Whether to compute in training mode, dropout on and weights with
             gradients, for losses that differentiate with regard to the weights.
+        use_prefix_cache: Whether what stands before the trigger is computed once for all candidates
+            of a template; `prefix_cache_report` says where it cannot be.
         use_eager_attention: Whether attention patterns can be asked for.
         loaded_model: A model object.
         tokenizer: A fast tokenizer, or the name of one; that of `model_name` when omitted.
@@ -110,6 +113,7 @@ class LMHFModel(LMBaseModel, LanguageModelRuns, LogitsTokenAccessMixin, LossText
         forward_pass_batch_size: int = 1024,
         backward_pass_batch_size: int = 32,
         set_model_to_train: bool = False,
+        use_prefix_cache: bool = True,
         use_eager_attention: bool = False,
         loaded_model: Any = None,
         tokenizer: Any = None,
@@ -141,11 +145,37 @@ class LMHFModel(LMBaseModel, LanguageModelRuns, LogitsTokenAccessMixin, LossText
         self._forward_pass_batch_size = forward_pass_batch_size
         self._backward_pass_batch_size = backward_pass_batch_size
         self._set_model_to_train = set_model_to_train
+        self._use_prefix_cache = use_prefix_cache
         self._has_attentions = use_eager_attention
         self._consistency: Consistency = check_consistency(consistency)
         self._codec = TextCodec(self._tokenizer)
         self._renderer = PromptRenderer(self._tokenizer, chat_template_kwargs)
         self._forward = Forward(self._model)
+
+    def set_inputs_from_tokens(
+        self, templates: Sequence[Template], targets: Targets | None = None
+    ) -> None:
+        """Prepare templates for a run; target responses get their token ids in a copy.
+
+        Raises:
+            TemplateError: If a template or the number of targets is not as it must be, if the chat
+                template refuses a template, or if one is longer than the model's context.
+            ArgumentError: (a ValueError) If a target response has no tokens.
+        """
+        super().set_inputs_from_tokens(templates, targets)
+        if self._use_prefix_cache:
+            self._set_token_inputs().share_prefixes(self._make_prefix)
+
+    @property
+    def prefix_cache_report(self) -> tuple[PrefixReport, ...]:
+        """For each template whether its beginning is computed once, and why not if it is not.
+
+        Empty if `use_prefix_cache` is false.
+
+        Raises:
+            InputsNotSetError: Before `set_inputs_from_tokens`.
+        """
+        return tuple(prefix.report for prefix in self._set_token_inputs().prefixes)
 
     def set_inputs_from_texts(
         self, templates: Sequence[Template], targets: Targets | None = None
@@ -198,7 +228,10 @@ class LMHFModel(LMBaseModel, LanguageModelRuns, LogitsTokenAccessMixin, LossText
                 wanted = slice(trigger.start - 1, trigger.stop - 1)
             elif return_after_trigger_logits_only:
                 wanted = slice(trigger.stop - 1, trigger.stop)
-            return self._run(held["input_ids"], None, rows=_check_rows(wanted)).logits
+            prefix = prefix_of(held.get("input_prefix_cache_kwargs"))
+            return self._run(
+                held["input_ids"], None, rows=_check_rows(wanted), prefix=prefix
+            ).logits
 
         with self._running(with_grad=False):
             try:
@@ -221,6 +254,7 @@ class LMHFModel(LMBaseModel, LanguageModelRuns, LogitsTokenAccessMixin, LossText
         *,
         input_embeds: Float[Tensor, "batch pos d_model"] | None = None,
         input_attention_mask: Int[Tensor, "batch pos"] | None = None,
+        input_prefix_cache_kwargs: dict[str, Any] | None = None,
         input_slices: dict[str, slice] | None = None,
         require_full_logits: bool = True,
         require_hidden_states: bool = False,
@@ -243,6 +277,8 @@ class LMHFModel(LMBaseModel, LanguageModelRuns, LogitsTokenAccessMixin, LossText
             require_generation: Whether to generate responses.
             input_embeds: Embeddings instead of token ids.
             input_attention_mask: 0 where a row is padded, on the left; None if no row is.
+            input_prefix_cache_kwargs: As the inputs manager gives them: the `prefix` that the
+                input, which is whole, begins with.
             input_slices: Where the parts of the input lie.
             require_full_logits: Whether to return the logits of every position.
             require_hidden_states: Whether to return the stream after each block (the last: normed).
@@ -281,6 +317,7 @@ class LMHFModel(LMBaseModel, LanguageModelRuns, LogitsTokenAccessMixin, LossText
                 max_new_tokens=max_new_tokens,
                 greedy=greedy_decode,
             ),
+            prefix=prefix_of(input_prefix_cache_kwargs),
         )
 
     def invoke_from_texts(  # pyright: ignore[reportIncompatibleMethodOverride] - an unknown keyword is a TypeError

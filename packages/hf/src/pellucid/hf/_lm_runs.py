@@ -1,6 +1,6 @@
 """What a causal language model does with a batch that fits: predict, answer, count."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from pellucid.hf._forward import Forward, Wanted, rows_needed, stack_layers
 from pellucid.hf._generation import Decoding, first_token_logprobs, generate
 from pellucid.hf._gradients import wide_dtype
 from pellucid.hf._inputs import target_row
+from pellucid.hf._prefix import SharedPart, SharedPrefix, complete
 from pellucid.hf._prompts import encode_targets
 from pellucid.hf._slotted import SlottedBackend
 
@@ -63,6 +64,7 @@ class LanguageModelRuns(SlottedBackend):
         wanted: Wanted,
         count_backward: bool,
         decoding: Decoding,
+        prefix: SharedPrefix | None = None,
     ) -> ModelOutput:
         """Run one batch whose first `n_prompt` positions are the prompt, and answer it."""
         n_pos = given.shape[1]
@@ -77,6 +79,7 @@ class LanguageModelRuns(SlottedBackend):
             given,
             mask,
             rows=rows,
+            prefix=prefix,
             count_backward=count_backward,
             output_hidden_states=wanted.hidden_states,
             output_attentions=wanted.attentions,
@@ -91,8 +94,8 @@ class LanguageModelRuns(SlottedBackend):
         )
         return ModelOutput(
             full_logits=result.logits if wanted.full_logits else None,
-            full_hidden_states=stack_layers(result.hidden_states, skip=1),
-            full_attentions=stack_layers(result.attentions, skip=0),
+            full_hidden_states=stack_layers(getattr(result, "hidden_states", None), skip=1),
+            full_attentions=stack_layers(getattr(result, "attentions", None), skip=0),
             **predicted,
             **answers,
         )
@@ -103,18 +106,46 @@ class LanguageModelRuns(SlottedBackend):
         mask: Tensor | None,
         *,
         rows: slice,
+        prefix: SharedPrefix | None = None,
         n_tokens: int | None = None,
         count_backward: bool = False,
         **outputs: bool,
     ) -> Any:
-        """Make the raw call and count it."""
-        result = self._forward(given, mask, rows=rows, **outputs)
+        """Make the raw call, after a prefix that all inputs share if there is one, and count it."""
+        part = None if mask is not None else _share(prefix, len(given), rows, outputs)
+        if part is None:
+            result = self._forward(given, mask, rows=rows, **outputs)
+        else:
+            given = given[:, part.n_tokens :]
+            result = self._run_after(given, part, rows=rows, **outputs)
         if n_tokens is None:
             n_tokens = given.shape[0] * given.shape[1] if mask is None else int(mask.sum())
         self._update_invoke_stats(
             n_tokens=n_tokens, n_samples=len(given), count_backward=count_backward
         )
         return result
+
+    def _make_prefix(self, ids: Int64[Tensor, " pos"]) -> SharedPrefix:
+        return SharedPrefix(
+            ids,
+            self._model,
+            self._forward,
+            # A pass, but of no candidate.
+            count_tokens=lambda n: self._update_invoke_stats(n_tokens=n, n_samples=0),
+        )
+
+    def _run_after(self, rest: Tensor, part: SharedPart, *, rows: slice, **outputs: bool) -> Any:
+        first = max(rows.start - part.n_tokens, 0)
+        result = self._forward(
+            rest,
+            None,
+            # One row at the least, even if all that is wanted lies in the prefix.
+            rows=slice(first, max(rows.stop - part.n_tokens, first + 1)),
+            past=part.cache,
+            n_past=part.n_tokens,
+            **outputs,
+        )
+        return complete(result, part, rows)
 
     def _answer(
         self,
@@ -169,6 +200,35 @@ class LanguageModelRuns(SlottedBackend):
                 "attention patterns are computed by eager attention alone. "
                 "Make the model with use_eager_attention=True."
             )
+
+
+def prefix_of(kwargs: Mapping[str, Any] | None) -> SharedPrefix | None:
+    """Return what an inputs manager gives as the prefix of its inputs, if it does.
+
+    Raises:
+        ArgumentError: (a ValueError) If it is anything else, such as a cache of one's own.
+    """
+    if not kwargs:
+        return None
+    if set(kwargs) != {"prefix"} or not isinstance(kwargs["prefix"], SharedPrefix):
+        raise ArgumentError(
+            f"input_prefix_cache_kwargs holds {sorted(kwargs)!r}, expected the prefix that "
+            "get_triggered_inputs gives. Pass that, or leave it out."
+        )
+    return kwargs["prefix"]
+
+
+def _share(
+    prefix: SharedPrefix | None, batch: int, rows: slice, outputs: Mapping[str, bool]
+) -> SharedPart | None:
+    if prefix is None:
+        return None
+    return prefix.share(
+        batch,
+        all_rows=rows.start < prefix.n_tokens - 1,
+        hidden_states=outputs.get("output_hidden_states", False),
+        attentions=outputs.get("output_attentions", False),
+    )
 
 
 def single_input(input_ids: Tensor | None, input_embeds: Tensor | None) -> Tensor:
