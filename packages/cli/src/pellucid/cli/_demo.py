@@ -25,7 +25,7 @@ def make_request(seed: int) -> Request:
     return Request(
         model="zoo:tiny-chat",
         templates=("What colour is Mira's bicycle? {{OPTIMIZED_TRIGGER}}",),
-        targets=("Mira's bicycle is blue.",),
+        targets=("Mira's bicycle is purple.",),
         optimizer="gcg",
         loss="prefill-ce",
         steps=200,
