@@ -14,6 +14,7 @@ from pellucid.core import (
     BaseOptimizer,
     BaseTracker,
     BudgetError,
+    Flow,
     LMBaseModel,
     LossTextAccessMixin,
     LossTokenAccessMixin,
@@ -27,6 +28,7 @@ from pellucid.core import (
     TextAccessMixin,
     TokenAccessMixin,
     as_tokenizer,
+    flows_of,
     needs_gradient,
 )
 from pellucid.testing._checked import checked
@@ -126,9 +128,10 @@ class OptimizerContract(ABC):
 
     def test_the_best_trigger_has_the_best_loss(self) -> None:
         """Evaluated anew, the best trigger has the loss that the result says."""
-        result, model = self._run(self._optimizer()), self._model()
+        optimizer = self._optimizer()
+        result = self._run(optimizer)
         expect_close(
-            self._evaluate(model, result),
+            self._evaluate(optimizer, result),
             torch.tensor([result.best_loss]),
             "The best trigger does not have the best loss.",
             tolerance=self.tolerance,
@@ -274,13 +277,17 @@ class OptimizerContract(ABC):
     def _odd_targets(self) -> Targets:
         return Targets(target_response_strs=["yes"] * (len(self.templates) + 1))
 
-    def _evaluate(self, model: Any, result: OptimizerResult) -> torch.Tensor:
+    def _evaluate(self, optimizer: Any, result: OptimizerResult) -> torch.Tensor:
+        """Return the loss of the best trigger, in the flow that the optimizer searches in."""
+        model = self._model()
         templates, targets, loss = list(self.templates), self.make_targets(), self.make_loss()
-        if result.best_trigger_ids is not None and isinstance(model, LossTokenAccessMixin):
+        if Flow.TOKENS in flows_of(optimizer.model_requirements):
+            if result.best_trigger_ids is None:
+                lack(optimizer, "finds no token ids")
             model.set_inputs_from_tokens(templates, targets)
             return model.compute_loss_from_tokens(result.best_trigger_ids[None], loss)
         if result.best_trigger_str is None or not isinstance(model, LossTextAccessMixin):
-            lack(self, "finds no trigger that can be evaluated from outside")
+            lack(optimizer, "finds no trigger that can be evaluated from outside")
         model.set_inputs_from_texts(templates, targets)
         return model.compute_loss_from_texts([result.best_trigger_str], loss)
 
