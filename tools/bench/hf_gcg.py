@@ -122,8 +122,8 @@ def _wrap(model: Any, batch_size: int, *, use_prefix_cache: bool) -> LMHFModel:
     target = torch.arange(100, 100 + N_TARGET)
     targets = Targets(target_response_toks=[target])
     for n_words in range(1, 4 * N_PREFIX):
-        for end in ("", "?"):
-            prefix = "? !" * n_words + end
+        for end in ("", " x"):
+            prefix = "?" + " !" * n_words + end
             lm.set_inputs_from_tokens([f"{prefix}\n{OPTIMIZED_TRIGGER_PLACEHOLDER}\n!"], targets)
             if _n_before(lm) == N_PREFIX:
                 return lm
