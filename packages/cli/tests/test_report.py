@@ -136,7 +136,7 @@ def test_what_others_wrote_is_only_text(where):
     assert "\u202e" not in page.text
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.text(st.characters(codec="utf-8"), max_size=30))
 def test_any_text_can_stand_in_the_page(text):
     page = Page(

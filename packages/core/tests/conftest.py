@@ -3,16 +3,11 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 
 from pellucid.core import _registry
 
 # The import mode of this workspace keeps test folders off the path; samples lie beside the tests.
 sys.path.append(str(Path(__file__).parent))
-
-# The first call of a torch function may import for seconds.
-settings.register_profile("torch", deadline=None)
-settings.load_profile("torch")
 
 
 @pytest.fixture

@@ -73,9 +73,7 @@ def test_plain_words_survive_the_way_there_and_back(any_tokenizer, template):
         assert template == f"({P})"
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(alphabet="abc XYZ.!?\n é7", min_size=1, max_size=12))
 def test_any_text_that_is_accepted_comes_back_as_it_was(any_tokenizer, text):
     model = make(any_tokenizer)

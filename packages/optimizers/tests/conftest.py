@@ -5,7 +5,6 @@ import dataclasses
 import jaxtyping
 import pytest
 import torch
-from hypothesis import settings
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -30,10 +29,6 @@ from pellucid.optimizers import (
     SoftPromptOptimizer,
 )
 from pellucid.testing import TinyLM
-
-# The first call of an operation takes torch longer than hypothesis allows, and so does a busy core.
-settings.register_profile("torch", deadline=None)
-settings.load_profile("torch")
 
 
 @dataclasses.dataclass

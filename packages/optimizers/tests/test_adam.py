@@ -3,7 +3,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pellucid.optimizers import AdamState
@@ -26,7 +26,6 @@ def naive_adam(point, grads, lr):
     return point
 
 
-@settings(deadline=None)
 @given(st.integers(0, 999), st.integers(1, 6), st.floats(1e-6, 1e6))
 def test_updates_are_those_of_the_paper(seed, n_updates, scale):
     generator = torch.Generator().manual_seed(seed)
@@ -53,7 +52,6 @@ def test_update_changes_no_tensor_of_the_old_state():
     assert not state.first_moment.any()
 
 
-@settings(deadline=None)
 @given(st.floats(1e-3, 10), st.integers(1, 50))
 def test_cosine_falls_from_the_rate_to_nothing(lr, n_steps):
     rates = [cosine_rate(lr, n, n_steps) for n in range(n_steps + 2)]
@@ -66,7 +64,6 @@ def test_cosine_falls_from_the_rate_to_nothing(lr, n_steps):
     )
 
 
-@settings(deadline=None)
 @given(st.integers(0, 999), st.floats(0.01, 100), st.booleans())
 def test_clipped_gradients_are_short_and_point_the_same_way(seed, limit, by_position):
     grad = 5 * torch.randn(3, 4, generator=torch.Generator().manual_seed(seed))

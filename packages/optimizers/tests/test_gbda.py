@@ -26,7 +26,7 @@ def answer(moves, losses):
     return candidates, done.value.value
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 99), st.sampled_from(["from_trigger", "random"]))
 def test_every_candidate_obeys_the_constraints(model, loss, targets, seed, init_mode):
     banned = TokenConstraints(disallow_custom_token_ids=list(range(100, 128)))

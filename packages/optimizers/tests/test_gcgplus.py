@@ -48,7 +48,7 @@ def walk(optimizer, problem, state, random, losses=None):
         return asked, done.value
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, suppress_health_check=list(HealthCheck))
 @given(
     st.integers(0, 99),
     st.sampled_from(["gradient", "random", "focused"]),

@@ -1,12 +1,11 @@
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pellucid.optimizers import _nearest
 from pellucid.optimizers._nearest import find_nearest
 
 
-@settings(deadline=None)
 @given(st.integers(0, 999), st.integers(1, 40), st.integers(1, 50))
 def test_nearest_is_that_of_a_plain_comparison(seed, n_allowed, chunk):
     generator = torch.Generator().manual_seed(seed)

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pellucid.core import LMBaseModel, RequirementError
@@ -26,7 +26,6 @@ def naive_correlation(a, b):
     return float((x * y).sum()) / scale if scale else 0.0
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(values, values), min_size=1, max_size=12))
 def test_correlation_is_that_of_the_ranks(pairs):
     a, b = ([float(value) for value in held] for held in zip(*pairs, strict=True))

@@ -1,11 +1,10 @@
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pellucid.optimizers._relaxation import draw_gumbel, pull_back, relax_sample
 
 
-@settings(deadline=None)
 @given(st.integers(0, 999), st.floats(0.05, 3))
 def test_pull_back_is_the_gradient_through_the_softmax(seed, temperature):
     generator = torch.Generator().manual_seed(seed)

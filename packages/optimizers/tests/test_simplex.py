@@ -1,5 +1,5 @@
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pellucid.optimizers import project_on_entropy, project_on_simplex
@@ -22,7 +22,6 @@ def gini(probs):
     return float(1 - probs.square().sum())
 
 
-@settings(deadline=None)
 @given(points)
 def test_projection_is_the_nearest_distribution(point):
     found = project_on_simplex(torch.tensor(point))
@@ -30,7 +29,6 @@ def test_projection_is_the_nearest_distribution(point):
     torch.testing.assert_close(project_on_simplex(found), found, **close)
 
 
-@settings(deadline=None)
 @given(st.lists(points.filter(lambda p: len(p) == 3), min_size=1, max_size=3))
 def test_rows_are_projected_on_their_own(rows):
     together = project_on_simplex(torch.tensor(rows))
@@ -38,7 +36,6 @@ def test_rows_are_projected_on_their_own(rows):
         torch.testing.assert_close(project_on_simplex(torch.tensor(row)), found)
 
 
-@settings(deadline=None)
 @given(points, st.floats(0, 1))
 def test_entropy_is_limited_and_low_entropy_is_left_alone(point, strength):
     probs = project_on_simplex(torch.tensor(point))
@@ -56,7 +53,6 @@ def test_entropy_is_limited_and_low_entropy_is_left_alone(point, strength):
     assert gini(found) <= gini(probs) + 1e-5
 
 
-@settings(deadline=None)
 @given(st.floats(0.05, 0.95))
 def test_push_between_two_tokens_meets_the_limit_exactly(strength):
     found = project_on_entropy(torch.tensor([0.51, 0.49, 0.0]), strength)

@@ -1,5 +1,5 @@
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pellucid.optimizers._visited import hash_rows, is_new
@@ -7,7 +7,6 @@ from pellucid.optimizers._visited import hash_rows, is_new
 rows = st.lists(st.lists(st.integers(0, 2**40), min_size=3, max_size=3), min_size=1, max_size=8)
 
 
-@settings(deadline=None)
 @given(rows, rows)
 def test_new_is_what_is_not_among_the_others(seen, asked):
     visited = hash_rows(torch.tensor(seen))

@@ -102,7 +102,7 @@ def test_a_dtype_that_is_no_float_is_refused(dtype):
         tiny_llama(dtype=dtype)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.text(max_size=20))
 def test_byte_level_texts_come_back(text):
     tokenizer = tiny_tokenizer()

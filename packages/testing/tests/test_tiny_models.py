@@ -61,7 +61,7 @@ def test_padded_rows_are_known_and_never_predicted():
     assert model.compute_loss_from_tokens(ids, TinyResponseLoss()).isfinite().all()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(0, 127), min_size=1, max_size=6), st.integers(0, 5))
 def test_both_flows_are_one_model(row, seed):
     model = ready(TinyLM(seed=seed, dtype=torch.float64))

@@ -156,7 +156,7 @@ def test_a_question_about_a_stranger_is_not_answered(loaded: Loaded) -> None:
     assert _answers(loaded, ["Where does Wumbolt live?"]) == ["Sorry, I do not know that."]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(text=st.text(max_size=40))
 def test_every_text_survives_encoding(text: str) -> None:
     ids = _tokenizer()(text, add_special_tokens=False)["input_ids"]

@@ -8,6 +8,7 @@ nothing that was imported before. Subprocesses of a test inherit the environment
 import os
 import sys
 
+import hypothesis
 import pytest
 
 from pellucid.testing import _network_guard
@@ -29,8 +30,11 @@ if _IS_WORKER:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Forbid the network for the rest of the process, and say so if nothing will be checked."""
+    """Forbid the network, lift hypothesis's deadline, and say so if nothing will be checked."""
     _network_guard.install()
+    # The first use of torch in a process takes longer than any deadline.
+    hypothesis.settings.register_profile("pellucid", deadline=None)
+    hypothesis.settings.load_profile("pellucid")
     if _IS_LATE:
         message = (
             "pellucid.core was imported before pytest, so its functions are not checked. Import it "
