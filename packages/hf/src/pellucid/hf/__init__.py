@@ -1,11 +1,13 @@
 """Hugging Face transformers as Pellucid models.
 
-`LMHFModel` wraps a causal language model and `EncoderHFModel` an encoder, in memory or by name, for
-optimization from tokens and from texts. `HuggingFaceBackendModel` and the inputs managers are what
-they are built from, and what a model of another kind can be built on.
+`LMHFModel` wraps a causal language model, `EncoderHFModel` an encoder and `ClassifierHFModel` a
+classifier, in memory or by name, for optimization from tokens and from texts.
+`HuggingFaceBackendModel` and the inputs managers are what they are built from, and what a model of
+another kind can be built on.
 """
 
 from pellucid.hf._backend import HuggingFaceBackendModel
+from pellucid.hf._classifier import ClassifierHFModel
 from pellucid.hf._encoder import EncoderHFModel
 from pellucid.hf._errors import ModelLoadError
 from pellucid.hf._inputs import (
@@ -17,6 +19,7 @@ from pellucid.hf._lm import LMHFModel
 from pellucid.hf._prefix import PrefixReport
 
 __all__ = [
+    "ClassifierHFModel",
     "EncoderHFModel",
     "EncoderHFTokenInputManager",
     "HuggingFaceBackendModel",

@@ -1,26 +1,20 @@
 """Text encoders of transformers: one vector for each text."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import AutoModel
 
 from pellucid.core import (
-    ArgumentError,
     EncoderBaseModel,
     Flow,
     LossTextAccessMixin,
-    MessageTargets,
     ModelOutput,
     Provides,
     RequirementError,
 )
 from pellucid.hf._codec import TextCodec
-from pellucid.hf._inputs import EncoderHFTokenInputManager
-from pellucid.hf._lm_runs import single_input
 from pellucid.hf._loading import (
     check_batch_sizes,
     check_fit,
@@ -29,12 +23,12 @@ from pellucid.hf._loading import (
     resolve_tokenizer,
 )
 from pellucid.hf._pooling import Pooling, check_pooling, pool
+from pellucid.hf._reading import ReadingBackend
 from pellucid.hf._rendering import PromptRenderer
-from pellucid.hf._slotted import SlottedBackend
 from pellucid.hf._trigger_codec import check_consistency
 
 
-class EncoderHFModel(EncoderBaseModel, SlottedBackend, LossTextAccessMixin):
+class EncoderHFModel(ReadingBackend, EncoderBaseModel, LossTextAccessMixin):  # pyright: ignore[reportIncompatibleMethodOverride] - an unknown keyword is a TypeError
     """An encoder of transformers, its hidden states pooled to one vector for each text.
 
     Texts are read as they are, within the special tokens that the tokenizer adds by default. As
@@ -63,9 +57,6 @@ class EncoderHFModel(EncoderBaseModel, SlottedBackend, LossTextAccessMixin):
             decoder, or the tokenizer is slow.
         ModelLoadError: (an OSError) If nothing can be loaded from the name or path.
     """
-
-    _manager_class = EncoderHFTokenInputManager
-    _padding_side = "right"
 
     provides: Provides | None = {  # noqa: RUF012 - never changed
         Flow.TEXTS: {"output_embeddings": ()},
@@ -117,66 +108,10 @@ class EncoderHFModel(EncoderBaseModel, SlottedBackend, LossTextAccessMixin):
         """The width of the vectors."""
         return int(self._model.config.get_text_config().hidden_size)
 
-    def invoke_from_tokens(  # pyright: ignore[reportIncompatibleMethodOverride] - an unknown keyword is a TypeError
-        self,
-        input_ids: Int[Tensor, "batch pos"] | None = None,
-        message_targets: MessageTargets | None = None,
-        require_target_prefill: bool = False,
-        require_generation: bool = False,
-        *,
-        input_embeds: Float[Tensor, "batch pos d_model"] | None = None,
-        input_attention_mask: Int[Tensor, "batch pos"] | None = None,
-        count_backward: bool = False,
-    ) -> ModelOutput:
-        """Run one forward pass over a batch that fits.
-
-        Args:
-            input_ids: Token ids.
-            message_targets: Only losses read these.
-            require_target_prefill: Only language models can.
-            require_generation: Only language models can.
-            input_embeds: Embeddings instead of token ids.
-            input_attention_mask: 0 where a row is padded, on the right; None if no row is.
-            count_backward: Whether usage statistics count a backward pass as well.
-
-        Raises:
-            ArgumentError: (a ValueError) Unless exactly one of ids and embeddings is given, or if
-                tokens are to be predicted.
-        """
-        if require_target_prefill or require_generation:
-            raise ArgumentError(
-                "an encoder predicts no tokens, so it neither prefills nor generates. "
-                "Use LMHFModel, or a loss over vectors."
-            )
-        given = single_input(input_ids, input_embeds)
-        mask = input_attention_mask
-        n_tokens = given.shape[0] * given.shape[1] if mask is None else int(mask.sum())
-        return self._encode(given, mask, n_tokens=n_tokens, count_backward=count_backward)
-
-    def invoke_from_texts(  # pyright: ignore[reportIncompatibleMethodOverride] - an unknown keyword is a TypeError
-        self, input_texts: Sequence[str]
-    ) -> ModelOutput:
-        """Run the model on texts.
-
-        Raises:
-            ArgumentError: (a ValueError) If a text is none, has no tokens, or is longer than the
-                context.
-        """
-        if isinstance(input_texts, str) or not all(isinstance(text, str) for text in input_texts):
-            raise ArgumentError(f"input_texts must be a list of texts, got {input_texts!r}.")
-        batch = self._pad(self._encode_prompts(input_texts), limit=True)
-        with self._running(with_grad=torch.is_grad_enabled()):
-            return self._encode(batch.input_ids, batch.mask, n_tokens=batch.n_tokens)
-
-    def _encode(
-        self, given: Tensor, mask: Tensor | None, *, n_tokens: int, count_backward: bool = False
-    ) -> ModelOutput:
+    def _read(self, given: Tensor, mask: Tensor | None) -> ModelOutput:
         name = "input_ids" if given.ndim == 2 else "inputs_embeds"
         shown = {} if mask is None else {"attention_mask": mask}
         states = self._model(**{name: given}, **shown).last_hidden_state
-        self._update_invoke_stats(
-            n_tokens=n_tokens, n_samples=len(given), count_backward=count_backward
-        )
         vectors = pool(states, mask, self._pooling, unit_length=self._normalize)
         return ModelOutput(output_embeddings=vectors)
 
