@@ -12,7 +12,9 @@ from pellucid.core import (
     TemplateError,
     TextInputManager,
     TokenInputManager,
+    count_differing,
 )
+from pellucid.testing import TinyTokenizer
 
 TOKENIZER = CharTokenizer()
 IDS = [TOKENIZER.encode(TEMPLATE), TOKENIZER.encode("{{OPTIMIZED_TRIGGER}}  é\n")]
@@ -131,3 +133,27 @@ def test_what_does_not_survive_as_text_is_masked():
 def test_a_template_that_does_not_exist_has_no_inputs():
     with pytest.raises(IndexError):
         TextInputManager([TEMPLATE]).get_triggered_inputs(1, ["a"])
+
+
+ids = st.lists(st.integers(0, 5), max_size=12)
+
+
+@given(ids, ids)
+def test_differing_tokens_are_counted(one, other):
+    count = count_differing(one, other)
+    assert (count == 0) == (one == other)
+    assert abs(len(one) - len(other)) <= count <= max(len(one), len(other))
+
+
+def test_tokens_are_counted_from_the_first_difference_to_the_last():
+    assert count_differing([1, 2, 3, 4], [9, 1, 2, 3, 4]) == 1
+    assert count_differing([1, 2, 3, 4], [1, 2, 9, 4]) == 1
+    assert count_differing([1, 2, 3, 4], [9, 2, 3, 9]) == 4
+
+
+def test_gap_of_a_trigger_is_zero_exactly_where_it_survives():
+    tokenizer = TinyTokenizer()
+    manager = DefaultTokenInputManager(tokenizer, [tokenizer.encode(TEMPLATE)])
+    rows = torch.tensor([tokenizer.encode("ab"), [*tokenizer.encode("t"), *tokenizer.encode("h")]])
+    assert [manager.tokenization_gap(row) for row in rows] == [0, 2]
+    assert manager.retokenization_mask(rows).tolist() == [True, False]

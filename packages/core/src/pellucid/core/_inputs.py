@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from difflib import SequenceMatcher
 from typing import Any
 
 import torch
@@ -113,9 +112,15 @@ class TokenInputManager(InputsManager):
 
 
 def count_differing(ids: Sequence[int], others: Sequence[int]) -> int:
-    """Return how many tokens must be replaced, inserted or removed between two sequences."""
-    edits = SequenceMatcher(None, ids, others, autojunk=False).get_opcodes()
-    return sum(max(i2 - i1, j2 - j1) for kind, i1, i2, j1, j2 in edits if kind != "equal")
+    """Return how many tokens lie from the first to the last in which two sequences differ."""
+    n_same = _count_common(ids, others)
+    n_same += _count_common(ids[n_same:][::-1], others[n_same:][::-1])
+    return max(len(ids), len(others)) - n_same
+
+
+def _count_common(ids: Sequence[int], others: Sequence[int]) -> int:
+    pairs = enumerate(zip(ids, others, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(ids), len(others)))
 
 
 class DefaultTokenInputManager(TokenInputManager):
