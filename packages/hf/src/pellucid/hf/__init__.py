@@ -7,6 +7,7 @@ another kind can be built on.
 """
 
 from pellucid.hf._backend import HuggingFaceBackendModel
+from pellucid.hf._casting import cast_to_model_tokenizer
 from pellucid.hf._classifier import ClassifierHFModel
 from pellucid.hf._encoder import EncoderHFModel
 from pellucid.hf._errors import ModelLoadError
@@ -28,4 +29,5 @@ __all__ = [
     "LMHFTokenInputManager",
     "ModelLoadError",
     "PrefixReport",
+    "cast_to_model_tokenizer",
 ]
