@@ -103,7 +103,9 @@ class TestReferenceOptimizer(OptimizerContract):
 
 
 class TestTinyTokenizer(TokenizerContract):
-    texts = st.text(st.sampled_from("\n" + "".join(map(chr, range(32, 127)))), max_size=20)
+    texts = st.text("\n" + "".join(map(chr, range(32, 127))), max_size=20) | st.text(
+        " \nab", max_size=8
+    )
 
     def make_tokenizer(self):
         return TinyTokenizer()

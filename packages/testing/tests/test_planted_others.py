@@ -7,7 +7,8 @@ from reference_optimizer import ListTracker
 
 from pellucid.testing import TinyTokenizer, TokenizerContract, TrackerContract
 
-TEXTS = st.text(st.sampled_from("\n" + "".join(map(chr, range(32, 127)))), max_size=20)
+# Every character that the tokenizer has; and few of them, so that no defect at the edges is missed.
+TEXTS = st.text("\n" + "".join(map(chr, range(32, 127))), max_size=20) | st.text(" ab", max_size=6)
 
 
 class VocabularyTooSmall(TinyTokenizer):
