@@ -66,10 +66,12 @@ def test_a_misfit_in_an_input_is_refused(fields):
 
 
 def test_positions_of_a_cached_prefix_may_make_mask_and_ids_longer_than_logits():
-    ModelInput(
+    given = ModelInput(
         input_embeds=torch.zeros(2, 3, 4), input_attention_mask=torch.ones(2, 9, dtype=torch.int64)
     )
-    ModelOutput(full_logits=LOGITS, full_ids=torch.zeros(2, 11, dtype=torch.int64))
+    assert given.input_attention_mask.shape == (2, 9)
+    returned = ModelOutput(full_logits=LOGITS, full_ids=torch.zeros(2, 11, dtype=torch.int64))
+    assert returned.full_ids.shape == (2, 11)
 
 
 def test_responses_may_be_ragged_and_failed_ones_absent():

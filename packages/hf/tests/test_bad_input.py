@@ -1,5 +1,6 @@
 """Bad input gives one clear error, before the first forward pass."""
 
+import jaxtyping
 import pytest
 import torch
 
@@ -20,6 +21,13 @@ def lm():
     model = LMHFModel(tiny_llama(), tokenizer=tiny_tokenizer())
     model._forward = lambda *_, **__: pytest.fail("a forward pass was made")
     return model
+
+
+def test_a_tokenizer_in_the_place_of_a_device_is_named(monkeypatch):
+    # What a user without the type hook of the tests sees.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ValueError, match=r"device must be .* Pass a tokenizer by name: tokenizer="):
+        LMHFModel(tiny_llama(), tiny_tokenizer())
 
 
 def test_unknown_path(tmp_path):

@@ -127,6 +127,11 @@ def _check_nothing_to_load(
             f"{sorted(model_kwargs)!r} apply to loading, but the model is loaded already. "
             "Load it with these arguments, or leave them out."
         )
+    if device is not None and not isinstance(device, (str, int, torch.device)):
+        raise ArgumentError(
+            f"device must be a name or a torch.device, got {type(device).__name__}. "
+            "Pass a tokenizer by name: tokenizer=."
+        )
     weight = next(model.parameters(), torch.empty(0))
     if device is not None and torch.device(device).type != weight.device.type:
         raise ArgumentError(
