@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -31,9 +33,10 @@ def test_every_item_is_computed_once_in_order_and_within_capacity(n_items, size,
     parts = device.map(n_items)
     assert [item for part in parts for item in part] == list(range(n_items))
     assert all(0 < len(part) <= min(size, capacity) for part in parts)
-    # No batch is tried that is at least as large as one that failed before.
-    failed = [n for n in device.tried if n > capacity]
-    assert failed == sorted(set(failed), reverse=True)
+    # A batch as large as one that failed before is tried after 16 smaller ones at the earliest.
+    failed = [i for i, n in enumerate(device.tried) if n > capacity]
+    for i, j in itertools.combinations(failed, 2):
+        assert device.tried[j] < device.tried[i] or j - i > 16
 
 
 def test_a_size_that_works_is_kept_for_later_calls():
@@ -50,6 +53,57 @@ def test_a_size_that_works_is_not_changed():
     device.map(40)
     assert device.tried == [16, 16, 8]
     assert device.size == 16
+
+
+def test_a_reduced_size_grows_back_after_sixteen_clean_batches():
+    device = Device(size=16, capacity=5)
+    device.map(16)
+    device.capacity = 100
+    device.tried.clear()
+    device.map(4 * 12)
+    # Four before the capacity grew, twelve since.
+    assert (set(device.tried), device.size) == ({4}, 8)
+    device.map(8 * 16)
+    assert device.size == 16
+    device.tried.clear()
+    device.map(16 * 40)
+    assert set(device.tried) == {16}
+
+
+def test_each_trial_that_fails_doubles_the_wait_for_the_next():
+    device = Device(size=8, capacity=5)
+    device.map(4 * (16 + 32 + 64 + 2))
+    trials = [i for i, n in enumerate(device.tried) if n == 8]
+    assert [j - i - 1 for i, j in itertools.pairwise(trials)] == [16, 32, 64]
+
+
+def test_batches_smaller_than_the_size_say_nothing_about_it():
+    device = Device(size=16, capacity=5)
+    device.map(8)
+    for _ in range(40):
+        device.map(3)
+    assert device.size == 4
+
+
+def test_a_size_set_by_hand_is_not_touched():
+    device = Device(size=16, capacity=5)
+    device.map(16)
+    device.size, device.capacity = 2, 100
+    device.map(200)
+    assert device.size == 2
+
+
+def test_a_preferred_size_is_used_as_far_as_memory_allows():
+    device = Device(size=6, capacity=3)
+    left = []
+
+    def prefer(n_left):
+        left.append(n_left)
+        return 2 if n_left > 5 else 100
+
+    map_in_batches(device.compute, 9, owner=device, size_attribute="size", prefer_size=prefer)
+    assert device.tried == [2, 2, 5, 2, 2, 1]
+    assert left == [9, 7, 5, 5, 3, 1]
 
 
 def test_a_single_item_that_does_not_fit_is_an_error():
