@@ -29,6 +29,16 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     values: dict[str, Any]
 
+    def value(self, name: str) -> Any:
+        """Return a plain value.
+
+        Raises:
+            CheckpointError: (a ValueError) If there is none of that name.
+        """
+        if name not in self.values:
+            raise CheckpointError(f"the checkpoint lacks {name!r}: it is not whole. Start anew.")
+        return self.values[name]
+
 
 def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint; an older one stays whole until the new one is complete."""
