@@ -49,7 +49,9 @@ def test_triggers_are_a_list_of_texts(triggers):
         unhooked(TextInputManager.get_triggered_inputs)(TextInputManager([TEMPLATE]), 0, triggers)
 
 
-@pytest.mark.parametrize("templates", [[], ["none"], [TEMPLATE * 2], TEMPLATE])
+@pytest.mark.parametrize(
+    "templates", [[], ["none"], [TEMPLATE + "{{OPTIMIZED_TRIGGER_1}}"], TEMPLATE]
+)
 def test_templates_are_validated_once_and_at_construction(templates):
     with pytest.raises(TemplateError):
         TextInputManager(templates)
@@ -93,10 +95,9 @@ def test_token_ids_are_given_once(arguments, times):
         DefaultTokenInputManager(TOKENIZER, **arguments)
 
 
-@pytest.mark.parametrize("text", ["no slot", TEMPLATE * 2])
-def test_decoded_templates_are_validated(text):
-    with pytest.raises(TemplateError, match="expected once"):
-        DefaultTokenInputManager(TOKENIZER, [TOKENIZER.encode(text)])
+def test_decoded_templates_are_validated():
+    with pytest.raises(TemplateError, match="expected at least once"):
+        DefaultTokenInputManager(TOKENIZER, [TOKENIZER.encode("no slot")])
 
 
 def test_the_placeholder_argument_is_honoured():

@@ -26,7 +26,7 @@ def test_splitting_and_filling_preserve_every_character(before, after, trigger):
     template = before + OPTIMIZED_TRIGGER_PLACEHOLDER + after
     assert split_template(template) == (before, after)
     assert fill_template(template, trigger) == before + trigger + after
-    assert check_templates([template]) == [template]
+    assert check_templates([template, template * 3]) == [template, template * 3]
 
 
 def test_a_conversation_is_filled_and_left_as_it_is():
@@ -56,9 +56,12 @@ def test_tuples_serve_as_lists():
         (TEMPLATE, "must be a list .* Pass .template."),
         (None, "got None"),
         (5, "got 5"),
-        (["no slot"], r"template 0 holds .* 0 times, expected once: 'no slot'"),
-        ([TEMPLATE, TEMPLATE * 2], "template 1 holds .* 2 times"),
-        ([TALK + TALK], "template 0 holds .* 2 times"),
+        (["no slot"], r"template 0 holds .* 0 times, expected at least once: 'no slot'"),
+        ([TEMPLATE, "Say {{OPTIMIZED_TRIGGER_0}}"], "_0}}, expected a number from 1"),
+        (["Say {{OPTIMIZED_TRIGGER_one}}"], "_one}}, expected a number from 1"),
+        (["Say {{OPTIMIZED_TRIGGER_}}"], "_}}, expected a number from 1"),
+        ([TEMPLATE, "Say {{OPTIMIZED_TRIGGER_2}}"], "both .*OPTIMIZED_TRIGGER}} and .*_2}}"),
+        ([TEMPLATE + "{{OPTIMIZED_TRIGGER_1}}"], "Number all placeholders .* and none"),
         ([[{"role": "user", "content": "hi"}]], "template 0 holds .* 0 times"),
         ([TEMPLATE, 7], "template 1 must be a text or a list of messages .* got 7"),
         ([[]], "template 0 must be a text or a list"),

@@ -73,9 +73,24 @@ from pellucid.core._targets import (  # noqa: E402
     OPTIMIZED_TRIGGER_PLACEHOLDER,
     MessageTargets,
     SliceKey,
+from pellucid.core._parts import (  # noqa: E402
+    TRIGGER_PART_SEPARATOR,
+    InitialTrigger,
+    choose_start,
+    join_parts,
+    number_placeholder,
+    split_parts,
+)
     Targets,
     TextTemplates,
     TextTrigger,
+from pellucid.core._slots import (  # noqa: E402
+    TriggerSlot,
+    columns_of,
+    first_places,
+    place_slots,
+    slice_input,
+)
     TokenTrigger,
     TokenTriggerCandidates,
 )
@@ -90,8 +105,12 @@ from pellucid.core._tokenizer import BaseTokenizer, HFTokenizerWrapper, as_token
 from pellucid.core._tracker import BaseTracker, DummyTracker  # noqa: E402
 from pellucid.core._typecheck import are_boundaries_checked, boundary  # noqa: E402
 
+    TemplatePieces,
 __all__ = [
+    count_parts,
+    cut_template,
     "DEFAULT_INIT_TRIGGER",
+    highest_part,
     "OPTIMIZED_TRIGGER_PLACEHOLDER",
     "ArgumentError",
     "BaseLoss",
@@ -101,6 +120,7 @@ __all__ = [
     "BaseTracker",
     "Budget",
     "BudgetError",
+    "TRIGGER_PART_SEPARATOR",
     "CheckpointError",
     "ClassifierBaseModel",
     "CombinedLoss",
@@ -125,6 +145,7 @@ __all__ = [
     "LossTextAccessMixin",
     "LossTokenAccessMixin",
     "ManualFlopCounter",
+    "InitialTrigger",
     "MessageTargets",
     "Messages",
     "MissingDependencyError",
@@ -154,6 +175,7 @@ __all__ = [
     "as_tokenizer",
     "boundary",
     "check_compatibility",
+    "TemplatePieces",
     "check_templates",
     "container",
     "count_differing",
@@ -162,6 +184,7 @@ __all__ = [
     "is_out_of_memory",
     "load",
     "map_in_batches",
+    "TriggerSlot",
     "names",
     "needs_gradient",
     "replace_nan",
@@ -169,4 +192,16 @@ __all__ = [
     "select_topk",
     "set_fields",
     "split_template",
+    "choose_start",
+    "columns_of",
+    "compatibility_matrix",
 ]
+    "count_parts",
+    "cut_template",
+    "first_places",
+    "highest_part",
+    "join_parts",
+    "number_placeholder",
+    "place_slots",
+    "slice_input",
+    "split_parts",

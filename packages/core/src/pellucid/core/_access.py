@@ -91,6 +91,33 @@ class TokenAccessMixin(ABC):
         """
         return self._set_token_inputs().retokenization_mask(candidate_trigger_ids)
 
+    def arrange_parts(self, lengths: Sequence[int]) -> None:
+        """Say how many tokens each part of the trigger has, where the templates number parts.
+
+        Raises:
+            ArgumentError: If there are too few lengths, or one is less than 1.
+            InputsNotSetError: Before `set_inputs_from_tokens`.
+        """
+        self._set_token_inputs().arrange_parts(lengths)
+
+    def encode_trigger_parts(self, trigger: str) -> list[Int64[Tensor, " _"]]:
+        """Return the token ids of each part of a trigger, on the CPU; one part if it has none.
+
+        Raises:
+            ArgumentError: If the trigger has fewer parts than the templates number.
+            InputsNotSetError: Before `set_inputs_from_tokens`.
+        """
+        return self._set_token_inputs().encode_parts(trigger)
+
+    def check_trigger_length(self, n_tokens: int) -> None:
+        """Refuse triggers that are too long for the model in these templates.
+
+        Raises:
+            TemplateError: If they are.
+            InputsNotSetError: Before `set_inputs_from_tokens`.
+        """
+        self._set_token_inputs().check_trigger_length(n_tokens)
+
     def tokenization_gap(self, trigger_ids: Int[Tensor, " trigger_pos"]) -> int:
         """Return how many tokens differ between a trigger given as text and these token ids.
 
@@ -159,8 +186,10 @@ class LogitsTokenAccessMixin(InvokeTokenAccessMixin):
         Args:
             candidate_trigger_ids: Int64, of shape (n_candidates, trigger_pos).
             keep_message_dim: Whether to keep the leading axis of templates.
-            return_trigger_logits_only: Only the logits that predict the trigger's tokens.
-            return_after_trigger_logits_only: Only those that predict the token after it.
+            return_trigger_logits_only: Only the logits that predict the trigger's tokens, where
+                each first stands.
+            return_after_trigger_logits_only: Only those that predict the token after it, where it
+                first stands; a trigger of several parts has none.
         """
 
 

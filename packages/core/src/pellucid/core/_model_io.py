@@ -6,6 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pellucid.core._container import container, set_fields
+from pellucid.core._slots import TriggerSlot
 from pellucid.core._targets import MessageTargets
 from pellucid.core._template import Messages
 
@@ -22,7 +23,9 @@ class ModelInput:
         input_embeds: Token embeddings, of shape (batch, pos, d_model).
         input_attention_mask: 1 where a position holds a token, of shape (batch, pos).
         input_prefix_cache_kwargs: Arguments that give the model its cached prefix.
-        input_slices: Where each part of the input lies, by `SliceKey`.
+        input_slices: Where each part of the input lies, by `SliceKey`; `SliceKey.TRIGGER` is the
+            first place of a trigger that has several.
+        input_trigger_slots: Every place of the trigger, first to last.
         message_targets: The targets of the template.
     """
 
@@ -34,6 +37,7 @@ class ModelInput:
     input_attention_mask: Int[Tensor, "batch _"] | None = None
     input_prefix_cache_kwargs: dict[str, Any] | None = None
     input_slices: dict[str, slice] | None = None
+    input_trigger_slots: list[TriggerSlot] | None = None
     message_targets: MessageTargets | None = None
 
     def to_dict(self) -> dict[str, Any]:

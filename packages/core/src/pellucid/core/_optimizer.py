@@ -17,8 +17,9 @@ from pellucid.core._errors import RequirementError
 from pellucid.core._loss import BaseLoss
 from pellucid.core._model import BaseModel
 from pellucid.core._result import OptimizerResult
+from pellucid.core._parts import InitialTrigger, choose_start, join_parts
 from pellucid.core._targets import Targets
-from pellucid.core._template import Template, check_templates
+from pellucid.core._template import Template, check_templates, count_parts
 from pellucid.core._tracker import BaseTracker, DummyTracker
 
 _Item = TypeVar("_Item")
@@ -85,14 +86,16 @@ class BaseOptimizer(ABC):
     def optimize_trigger(
         self,
         templates: Sequence[Template],
-        initial_trigger: str | None = None,
+        initial_trigger: InitialTrigger | None = None,
         targets: Targets | None = None,
     ) -> OptimizerResult:
         """Search for a trigger.
 
         Args:
-            templates: Texts or conversations, each with the placeholder exactly once.
-            initial_trigger: Where to start; the optimizer's own choice when omitted.
+            templates: Texts or conversations. The placeholder marks the trigger's place, or its
+                places; numbered ones, from 1, mark those of its parts.
+            initial_trigger: Where to start, a list of texts if the trigger has parts; the
+                optimizer's own choice when omitted.
             targets: One entry for each template.
 
         Returns:
@@ -162,7 +165,7 @@ class BaseOptimizer(ABC):
     def run(
         self,
         templates: Sequence[Template],
-        initial_trigger: str | None = None,
+        initial_trigger: InitialTrigger | None = None,
         targets: Targets | None = None,
         extra_config: Mapping[str, Any] | None = None,
     ) -> Generator[list[Template]]:
@@ -182,6 +185,9 @@ class BaseOptimizer(ABC):
             yield checked
             return
         self._best_logged = float("inf")
+        n_parts = count_parts(checked)
+        if initial_trigger is not None:
+            initial_trigger = choose_start(initial_trigger, n_parts)
         self._summary: Mapping[str, Any] = {}
         for model in (self.model, *self.auxiliary_models().values()):
             model.reset_usage_stats()
@@ -207,7 +213,7 @@ class BaseOptimizer(ABC):
     def describe(
         self,
         templates: Sequence[Template],
-        initial_trigger: str | None = None,
+        initial_trigger: InitialTrigger | None = None,
         targets: Targets | None = None,
     ) -> dict[str, Any]:
         """Return the configuration of a run as plain values, ready to be written as JSON."""
@@ -224,7 +230,7 @@ class BaseOptimizer(ABC):
             **{name: model.get_model_name() for name, model in models.items()},
             "loss": repr(self.loss),
             "templates": _plain(list(templates)),
-            "initial_trigger": initial_trigger,
+            "initial_trigger": None if initial_trigger is None else join_parts(initial_trigger),
             "targets": _plain(set_fields(targets)) if targets is not None else None,
             **hparams,
         }
@@ -255,12 +261,13 @@ def _within_run(optimize: Callable[..., OptimizerResult]) -> Callable[..., Optim
     def optimize_trigger(
         self: BaseOptimizer,
         templates: Sequence[Template],
-        initial_trigger: str | None = None,
+        initial_trigger: InitialTrigger | None = None,
         targets: Targets | None = None,
         **kwargs: Any,
     ) -> OptimizerResult:
         with self.run(templates, initial_trigger, targets) as checked:
-            result = optimize(self, checked, initial_trigger, targets, **kwargs)
+            start = None if initial_trigger is None else join_parts(initial_trigger)
+            result = optimize(self, checked, start, targets, **kwargs)
             self.summarize(result)
         return result
 

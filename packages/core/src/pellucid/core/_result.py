@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pellucid.core._errors import CheckpointError
+from pellucid.core._parts import split_parts
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -33,6 +34,7 @@ class OptimizerResult:
         stop_reason: Why the run ended: "steps", "budget", "success", "interrupted" and so on.
         seed: The seed of the run.
         usage: The model's usage statistics.
+        part_lengths: How many tokens each part of the trigger has; None if it has no parts.
     """
 
     best_loss: float = float("inf")
@@ -48,6 +50,23 @@ class OptimizerResult:
     stop_reason: str | None = None
     seed: int | None = None
     usage: dict[str, int] = dataclasses.field(default_factory=dict)
+    part_lengths: list[int] | None = None
+
+    @property
+    def best_trigger_parts(self) -> list[str] | None:
+        """The text of each part of the best trigger; one text if it has no parts."""
+        if self.best_trigger_str is None:
+            return None
+        if self.part_lengths is None:
+            return [self.best_trigger_str]
+        return split_parts(self.best_trigger_str)
+
+    @property
+    def best_trigger_part_ids(self) -> list[Int[Tensor, " _"]] | None:
+        """The token ids of each part of the best trigger; one row if it has no parts."""
+        if self.best_trigger_ids is None:
+            return None
+        return list(self.best_trigger_ids.split(self.part_lengths or len(self.best_trigger_ids)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the outcome without the history and without tensors, ready for a tracker."""

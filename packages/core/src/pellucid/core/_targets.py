@@ -13,14 +13,22 @@ from pellucid.core._container import container, set_fields
 from pellucid.core._errors import ArgumentError, ContainerError
 
 OPTIMIZED_TRIGGER_PLACEHOLDER = "{{OPTIMIZED_TRIGGER}}"
-"""Marks the trigger's place; it occurs exactly once in a template."""
+"""Marks the trigger's place; where it occurs several times, the trigger stands several times.
+
+With a number, as `{{OPTIMIZED_TRIGGER_2}}`, it marks the place of a part of the trigger.
+"""
 
 DEFAULT_INIT_TRIGGER = " ".join("!" * 20)
 """Twenty exclamation marks: a neutral trigger to start from."""
 
 
 class SliceKey(StrEnum):
-    """Names of the parts of a triggered input; plain strings serve as keys, too."""
+    """Names of the parts of a triggered input; plain strings serve as keys, too.
+
+    Where the trigger stands several times, `TRIGGER` is the first place, `INPUT_BEFORE` what stands
+    before it, and `INPUT_AFTER` what follows the last; `input_trigger_slots` of `ModelInput` has
+    all places.
+    """
 
     TRIGGER = "trigger"
     INPUT_BEFORE = "input_before"
@@ -133,7 +141,7 @@ class Targets:
         return Targets(**{name: change(held) for name, held in set_fields(self).items()})
 
 
-TextTemplates = Annotated[list[str], "at least one; each holds the placeholder exactly once"]
+TextTemplates = Annotated[list[str], "at least one; each holds the placeholder"]
 """Templates as plain strings."""
 
 TokenTrigger = Int[Tensor, " trigger_pos"]

@@ -21,10 +21,11 @@ from pellucid.testing._tiny_model import TinyModel
 from pellucid.testing._tiny_tokenizer import PAD, TinyTokenizer
 from pellucid.testing._tiny_weights import EncoderWeights
 
+_PLACES = {"input_slices": (), "input_trigger_slots": ()}
 _PROVIDES: Provides = {
     Flow.TEXTS: {"output_embeddings": ()},
-    Flow.TOKENS: {"output_embeddings": (), "input_ids": (), "input_slices": ()},
-    Flow.EMBEDS: {"output_embeddings": (), "input_embeds": (), "input_slices": ()},
+    Flow.TOKENS: {"output_embeddings": (), "input_ids": (), **_PLACES},
+    Flow.EMBEDS: {"output_embeddings": (), "input_embeds": (), **_PLACES},
 }
 
 

@@ -12,21 +12,25 @@ from pellucid.core import (
     BaseTokenizer,
     MessageTargets,
     ModelInput,
-    SliceKey,
     Targets,
     Template,
     TokenInputManager,
+    TriggerSlot,
     check_templates,
-    split_template,
+    cut_template,
+    highest_part,
+    place_slots,
+    slice_input,
+    split_parts,
 )
 
 
 class TinyTokenInputManager(TokenInputManager):
-    """Keeps the token ids before and after the trigger, and puts candidates between them.
+    """Keeps the token ids around each place of the trigger, and puts candidates between them.
 
     Args:
         tokenizer: Encodes what stands around the trigger.
-        templates: Texts or conversations, each with the placeholder exactly once.
+        templates: Texts or conversations with the placeholder.
         targets: One entry for each template, or None.
         render: Makes one text of a template.
         prefix_ids: Token ids that the model puts before every input.
@@ -48,18 +52,18 @@ class TinyTokenInputManager(TokenInputManager):
         self.tokenizer = tokenizer
         self.targets = targets
         self.n_templates = len(checked)
-        halves = [split_template(render(template)) for template in checked]
-        self._before_texts = [before for before, _ in halves]
-        self._after_texts = [after for _, after in halves]
-        self._before_ids = [[*prefix_ids, *tokenizer.encode(text)] for text in self._before_texts]
-        self._after_ids = [tokenizer.encode(text) for text in self._after_texts]
-        self._n_prefix = len(prefix_ids)
+        self.n_parts = highest_part(checked)
+        self._pieces = [cut_template(render(template)) for template in checked]
+        self._fixed_ids = [[tokenizer.encode(text) for text in p.texts] for p in self._pieces]
+        self._prefix_ids = list(prefix_ids)
+        for fixed in self._fixed_ids:
+            fixed[0] = [*prefix_ids, *fixed[0]]
 
     @property
     def has_one_length(self) -> bool:
-        """Whether all templates have as many tokens before the trigger, and as many after it."""
-        parts = zip(self._before_ids, self._after_ids, strict=True)
-        return len({(len(before), len(after)) for before, after in parts}) == 1
+        """Whether the trigger stands in all templates at the same positions, with as many after."""
+        shapes = zip(self._fixed_ids, self._pieces, strict=True)
+        return len({(tuple(map(len, fixed)), pieces.parts) for fixed, pieces in shapes}) == 1
 
     def get_triggered_inputs(
         self,
@@ -82,14 +86,15 @@ class TinyTokenInputManager(TokenInputManager):
         if kwargs:
             raise ArgumentError(f"unknown arguments {sorted(kwargs)!r}; known: append_target.")
         targets = self._select_targets(chosen_template_idx)
-        before = self._before_ids[chosen_template_idx]
-        after = self._after_ids[chosen_template_idx]
-        appended = target_ids(targets) if append_target else None
+        fixed = self._fixed_ids[chosen_template_idx]
+        slots = self._place(chosen_template_idx, trigger_ids.shape[1])
+        appended = target_ids(targets).tolist() if append_target else []
         return ModelInput(
-            input_ids=_splice(before, trigger_ids, after, appended),
+            input_ids=_splice(fixed, slots, trigger_ids, appended),
             input_trigger_ids=trigger_ids,
             input_trigger_strs=self.decode_triggers(trigger_ids),
-            input_slices=_slice_up(len(before), trigger_ids.shape[1], len(after), appended),
+            input_slices=slice_input(slots, len(fixed[-1]), len(appended)),
+            input_trigger_slots=slots,
             message_targets=targets,
         )
 
@@ -106,9 +111,16 @@ class TinyTokenInputManager(TokenInputManager):
         return torch.tensor(survives, dtype=torch.bool)
 
     def _means_the_same(self, template_idx: int, row: list[int], text: str) -> bool:
-        before, after = self._before_ids[template_idx], self._after_ids[template_idx]
-        whole = self._before_texts[template_idx] + text + self._after_texts[template_idx]
-        return self.tokenizer.encode(whole) == [*before[self._n_prefix :], *row, *after]
+        pieces, fixed = self._pieces[template_idx], self._fixed_ids[template_idx]
+        whole = pieces.fill(split_parts(text) if self.n_parts else [text])
+        slots = self._place(template_idx, len(row))
+        ids = _splice(fixed, slots, torch.tensor([row]), [])[0].tolist()
+        return [*self._prefix_ids, *self.tokenizer.encode(whole)] == ids
+
+    def _place(self, template_idx: int, n_trigger: int) -> list[TriggerSlot]:
+        columns = self.columns(n_trigger)
+        n_fixed = [len(ids) for ids in self._fixed_ids[template_idx]]
+        return place_slots(n_fixed, [columns[part] for part in self._pieces[template_idx].parts])
 
     def _select_targets(self, template_idx: int) -> MessageTargets | None:
         return None if self.targets is None else self.targets.select_message(template_idx)
@@ -139,28 +151,15 @@ def target_ids(targets: MessageTargets | None) -> Int[Tensor, " target_pos"]:
 
 
 def _splice(
-    before: list[int],
+    fixed: Sequence[Sequence[int]],
+    slots: Sequence[TriggerSlot],
     trigger_ids: Int[Tensor, "n_candidates trigger_pos"],
-    after: list[int],
-    appended: Int[Tensor, " target_pos"] | None,
+    appended: Sequence[int],
 ) -> Int[Tensor, "n_candidates pos"]:
-    tail = after if appended is None else [*after, *appended.tolist()]
-    left = torch.tensor(before, dtype=torch.int64).expand(len(trigger_ids), -1)
-    right = torch.tensor(tail, dtype=torch.int64).expand(len(trigger_ids), -1)
-    return torch.cat([left, trigger_ids.long(), right], dim=1)
-
-
-def _slice_up(
-    n_before: int, n_trigger: int, n_after: int, appended: Int[Tensor, " target_pos"] | None
-) -> dict[str, slice]:
-    trigger_end = n_before + n_trigger
-    end = trigger_end + n_after
-    slices: dict[str, slice] = {
-        SliceKey.INPUT_BEFORE: slice(0, n_before),
-        SliceKey.TRIGGER: slice(n_before, trigger_end),
-        SliceKey.INPUT_AFTER: slice(trigger_end, end),
-        SliceKey.INPUT_LAST_TOKEN: slice(end - 1, end),
-    }
-    if appended is not None:
-        slices[SliceKey.APPENDED] = slice(end, end + len(appended))
-    return slices
+    around = [
+        torch.tensor(ids, dtype=torch.int64) for ids in (*fixed[:-1], [*fixed[-1], *appended])
+    ]
+    joined: list[Tensor] = [around[0].expand(len(trigger_ids), -1)]
+    for slot, ids in zip(slots, around[1:], strict=True):
+        joined += [trigger_ids[:, slot.columns].long(), ids.expand(len(trigger_ids), -1)]
+    return torch.cat(joined, dim=1)

@@ -17,6 +17,7 @@ from pellucid.core import (
     ModelOutput,
     Provides,
     Template,
+    first_places,
 )
 from pellucid.testing._tiny_inputs import target_ids
 from pellucid.testing._tiny_model import TinyModel
@@ -31,6 +32,7 @@ _LOGITS = {
     "full_hidden_states": ("require_hidden_states",),
     "full_attentions": ("require_attentions",),
     "input_slices": (),
+    "input_trigger_slots": (),
 }
 _RESPONSES = {
     "generated_response_ids": ("require_generation",),
@@ -200,12 +202,14 @@ class TinyLM(TinyModel, LMBaseModel, LogitsTokenAccessMixin):
         """Return next-token logits, averaged over templates unless `keep_message_dim`.
 
         Raises:
-            ArgumentError: If both parts are asked for, or if whole inputs are and templates differ
-                in length.
+            ArgumentError: If both parts are asked for, if whole inputs are and templates differ in
+                length, or if what follows a trigger of several parts is.
         """
         if return_trigger_logits_only and return_after_trigger_logits_only:
             raise ArgumentError("ask for the trigger's logits or for those after it, not for both.")
         inputs, only_after = self._set_token_inputs(), return_after_trigger_logits_only
+        if only_after and inputs.n_parts > 1:
+            raise ArgumentError("what follows a trigger of several parts is not one token.")
         if not (return_trigger_logits_only or only_after or inputs.has_one_length):
             raise ArgumentError(
                 "templates differ in length, so their positions do not match. Ask for the "
@@ -215,10 +219,12 @@ class TinyLM(TinyModel, LMBaseModel, LogitsTokenAccessMixin):
         def compute(template_idx: int, rows: slice) -> Tensor:
             filled = inputs.get_triggered_inputs(template_idx, candidate_trigger_ids[rows])
             logits: Any = self.invoke_from_tokens(filled.input_ids).full_logits
-            place = filled.input_slices["trigger"]
+            slots: Any = filled.input_trigger_slots
             if return_trigger_logits_only:
-                return logits[:, place.start - 1 : place.stop - 1]
-            return logits[:, place.stop - 1 : place.stop] if only_after else logits
+                places = first_places(slots, candidate_trigger_ids.shape[1])
+                return logits[:, [place - 1 for place in places]]
+            end = slots[0].positions.stop
+            return logits[:, end - 1 : end] if only_after else logits
 
         size = "_forward_pass_batch_size"
         with torch.no_grad():

@@ -250,8 +250,12 @@ class TinyModel(
     ) -> Float[Tensor, "n_candidates pos d_model"]:
         fields = filled.to_dict()
         embeds = self.embedding_matrix[fields["input_ids"]]
-        place = fields["input_slices"]["trigger"]
-        return torch.cat([embeds[:, : place.start], trigger_embeds, embeds[:, place.stop :]], dim=1)
+        joined: list[Tensor] = []
+        end = 0
+        for positions, columns in fields["input_trigger_slots"]:
+            joined += [embeds[:, end : positions.start], trigger_embeds[:, columns]]
+            end = positions.stop
+        return torch.cat([*joined, embeds[:, end:]], dim=1)
 
     def _stack_templates(
         self, compute: Callable[[int, slice], Tensor], n_candidates: int, size_attribute: str
@@ -275,6 +279,7 @@ def _hide_ids(filled: ModelInput, embeds: Float[Tensor, "n_candidates pos d_mode
     return ModelInput(
         input_embeds=embeds,
         input_slices=filled.input_slices,
+        input_trigger_slots=filled.input_trigger_slots,
         message_targets=filled.message_targets,
     )
 
