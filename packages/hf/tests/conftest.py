@@ -86,11 +86,11 @@ class AnswerLength(BaseLoss):
 
 
 class NaNLoss(BaseLoss):
-    """NaN for every other sample."""
+    """NaN for every trigger whose first token is odd."""
 
     def __call__(self, input_trigger_ids):
         losses = torch.ones(len(input_trigger_ids))
-        losses[::2] = torch.nan
+        losses[input_trigger_ids[:, 0].cpu() % 2 == 1] = torch.nan
         return losses
 
 

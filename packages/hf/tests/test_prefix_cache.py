@@ -130,7 +130,7 @@ def test_the_prefix_is_shared(name, built, made, few):
     assert seen == [
         shape
         for n, (batch, n_pos) in zip(n_prefix, wholes, strict=True)
-        for shape in ((1, n), (batch, n_pos - n))
+        for shape in ((1, n), (batch, n_pos - n - 1))  # the target's last token predicts nothing
     ]
     assert lm.get_usage_stats()["total_tokens"] == sum(batch * n for batch, n in seen)
     lm.compute_grad_from_tokens(made.PrefillCE(), few)

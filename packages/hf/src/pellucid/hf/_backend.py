@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -29,6 +29,7 @@ from pellucid.core import (
     replace_nan,
     resolve_and_compute_loss,
 )
+from pellucid.hf._beginnings import Arrangement, arrange, arrange_as_given
 from pellucid.hf._embedding import EmbeddingTable
 from pellucid.hf._gradients import (
     embed_weights,
@@ -147,14 +148,19 @@ class HuggingFaceBackendModel(
             ArgumentError: If there is no candidate, or an id is beyond the vocabulary.
             LossResolutionError: If the loss reads what is not there.
         """
-        ids = self._check_candidates(candidate_trigger_ids)
+        arranged = self._arrange(self._check_candidates(candidate_trigger_ids), loss_func)
+        lend = self._lend_beginnings(arranged)
 
         def compute(template_idx: int, rows: slice) -> Tensor:
-            losses = self._compute_losses(template_idx, loss_func, trigger_ids=ids[rows])
+            shared = lend(template_idx, rows)
+            losses = self._compute_losses(
+                template_idx, loss_func, shared, trigger_ids=arranged.ids[rows]
+            )
             return replace_nan(losses.detach()).to(self.device)
 
         with self._running(with_grad=loss_func.require_gradients):
-            losses = self._over_templates(compute, len(ids), "_forward_pass_batch_size")
+            losses = self._over_templates(compute, len(arranged.ids), "_forward_pass_batch_size")
+        losses = losses[:, arranged.sources]
         return losses if keep_message_dim else losses.mean(dim=0)
 
     @boundary
@@ -298,7 +304,7 @@ class HuggingFaceBackendModel(
     def _running(self, *, with_grad: bool) -> Generator[None]:
         with (
             torch.set_grad_enabled(with_grad),
-            held_in_mode(self._hf_model, train=self._set_model_to_train),
+            held_in_mode(self._model, train=self._set_model_to_train),
         ):
             yield
 
@@ -321,6 +327,7 @@ class HuggingFaceBackendModel(
             losses = self._compute_losses(
                 template_idx,
                 loss_func,
+                {},
                 trigger_ids=None if ids is None else ids[rows],
                 trigger_embeds=leaf,
             )
@@ -354,8 +361,24 @@ class HuggingFaceBackendModel(
             return tuple(torch.stack(parts) for parts in zip(*per_template, strict=True))
         return torch.stack(per_template)
 
+    def _arrange(
+        self, ids: Int[Tensor, "n_candidates trigger_pos"], loss_func: BaseLoss
+    ) -> Arrangement:
+        # Dropout makes of equal candidates different ones.
+        if self._set_model_to_train or loss_func.require_gradients:
+            return arrange_as_given(ids)
+        return arrange(ids)
+
+    def _lend_beginnings(self, arranged: Arrangement) -> Callable[[int, slice], dict[str, Any]]:
+        """Return what says how a batch of a template is to be invoked other than by itself."""
+        return lambda template_idx, rows: {}
+
     def _compute_losses(
-        self, template_idx: int, loss_func: BaseLoss, **trigger: Tensor | None
+        self,
+        template_idx: int,
+        loss_func: BaseLoss,
+        shared: Mapping[str, Any],
+        **trigger: Tensor | None,
     ) -> Float[Tensor, " n_candidates"]:
         reads = loss_func.reads()
         inputs = self._set_token_inputs()
@@ -368,6 +391,7 @@ class HuggingFaceBackendModel(
         output = self.invoke_from_tokens(
             **self._select_arguments(
                 model_input,
+                **shared,
                 **loss_func.options(),
                 count_backward=trigger.get("trigger_embeds") is not None,
                 require_full_logits=_may_read(reads, "full_logits", "model_output"),
@@ -378,7 +402,7 @@ class HuggingFaceBackendModel(
         )
         return resolve_and_compute_loss(output, model_input, loss_func)
 
-    def _select_arguments(self, model_input: ModelInput, **options: bool) -> dict[str, Any]:
+    def _select_arguments(self, model_input: ModelInput, **options: Any) -> dict[str, Any]:
         held = model_input.to_dict()
         given = {name: held[name] for name in _INVOKE_FIELDS if name in held}
         if "input_embeds" in given:

@@ -1,6 +1,6 @@
 """What a causal language model does with a batch that fits: predict, answer, count."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,6 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from pellucid.core import ArgumentError, MessageTargets, ModelOutput, Targets
+from pellucid.hf._beginnings import Arrangement, Beginning, CommonRow
 from pellucid.hf._forward import Forward, Wanted, rows_needed, stack_layers
 from pellucid.hf._generation import Decoding, first_token_logprobs, generate
 from pellucid.hf._gradients import wide_dtype
@@ -64,7 +65,7 @@ class LanguageModelRuns(SlottedBackend):
         wanted: Wanted,
         count_backward: bool,
         decoding: Decoding,
-        prefix: SharedPrefix | None = None,
+        prefix: Beginning | SharedPrefix | None = None,
     ) -> ModelOutput:
         """Run one batch whose first `n_prompt` positions are the prompt, and answer it."""
         n_pos = given.shape[1]
@@ -106,7 +107,7 @@ class LanguageModelRuns(SlottedBackend):
         mask: Tensor | None,
         *,
         rows: slice,
-        prefix: SharedPrefix | None = None,
+        prefix: Beginning | SharedPrefix | None = None,
         n_tokens: int | None = None,
         count_backward: bool = False,
         **outputs: bool,
@@ -116,7 +117,9 @@ class LanguageModelRuns(SlottedBackend):
         if part is None:
             result = self._forward(given, mask, rows=rows, **outputs)
         else:
-            given = given[:, part.n_tokens :]
+            # What follows the last row that is read reaches none of them.
+            stop = None if any(outputs.values()) else max(rows.stop, part.n_tokens + 1)
+            given = given[:, part.n_tokens : stop]
             result = self._run_after(given, part, rows=rows, **outputs)
         if n_tokens is None:
             n_tokens = given.shape[0] * given.shape[1] if mask is None else int(mask.sum())
@@ -126,13 +129,27 @@ class LanguageModelRuns(SlottedBackend):
         return result
 
     def _make_prefix(self, ids: Int64[Tensor, " pos"]) -> SharedPrefix:
-        return SharedPrefix(
-            ids,
-            self._model,
-            self._forward,
-            # A pass, but of no candidate.
-            count_tokens=lambda n: self._update_invoke_stats(n_tokens=n, n_samples=0),
-        )
+        return SharedPrefix(ids, self._model, self._forward, count_tokens=self._count_shared)
+
+    def _count_shared(self, n_tokens: int) -> None:
+        # A pass, but of no candidate.
+        self._update_invoke_stats(n_tokens=n_tokens, n_samples=0)
+
+    def _lend_beginnings(self, arranged: Arrangement) -> Callable[[int, slice], dict[str, Any]]:
+        inputs: Any = self._set_token_inputs()
+        rows = [
+            CommonRow(prefix, arranged.base, self._forward, count_tokens=self._count_shared)
+            for prefix in inputs.prefixes
+        ]
+
+        def lend(template_idx: int, batch: slice) -> dict[str, Any]:
+            n_common = arranged.count_common(batch) if rows else 0
+            if not n_common:
+                return {}
+            beginning = Beginning(rows[template_idx], n_common)
+            return {"input_prefix_cache_kwargs": {"prefix": beginning}}
+
+        return lend
 
     def _run_after(self, rest: Tensor, part: SharedPart, *, rows: slice, **outputs: bool) -> Any:
         first = max(rows.start - part.n_tokens, 0)
@@ -202,7 +219,7 @@ class LanguageModelRuns(SlottedBackend):
             )
 
 
-def prefix_of(kwargs: Mapping[str, Any] | None) -> SharedPrefix | None:
+def prefix_of(kwargs: Mapping[str, Any] | None) -> Beginning | SharedPrefix | None:
     """Return what an inputs manager gives as the prefix of its inputs, if it does.
 
     Raises:
@@ -210,7 +227,7 @@ def prefix_of(kwargs: Mapping[str, Any] | None) -> SharedPrefix | None:
     """
     if not kwargs:
         return None
-    if set(kwargs) != {"prefix"} or not isinstance(kwargs["prefix"], SharedPrefix):
+    if set(kwargs) != {"prefix"} or not isinstance(kwargs["prefix"], (Beginning, SharedPrefix)):
         raise ArgumentError(
             f"input_prefix_cache_kwargs holds {sorted(kwargs)!r}, expected the prefix that "
             "get_triggered_inputs gives. Pass that, or leave it out."
@@ -219,13 +236,13 @@ def prefix_of(kwargs: Mapping[str, Any] | None) -> SharedPrefix | None:
 
 
 def _share(
-    prefix: SharedPrefix | None, batch: int, rows: slice, outputs: Mapping[str, bool]
+    prefix: Beginning | SharedPrefix | None, batch: int, rows: slice, outputs: Mapping[str, bool]
 ) -> SharedPart | None:
     if prefix is None:
         return None
     return prefix.share(
         batch,
-        all_rows=rows.start < prefix.n_tokens - 1,
+        first_row=rows.start,
         hidden_states=outputs.get("output_hidden_states", False),
         attentions=outputs.get("output_attentions", False),
     )

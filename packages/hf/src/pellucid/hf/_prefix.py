@@ -94,20 +94,20 @@ class SharedPrefix:
         return PrefixReport(n_tokens=len(self._ids), is_shared=not reason, reason=reason)
 
     def share(
-        self, batch: int, *, all_rows: bool, hidden_states: bool, attentions: bool
+        self, batch: int, *, first_row: int, hidden_states: bool, attentions: bool
     ) -> SharedPart | None:
         """Return what a batch needs, or None if it has to be computed whole.
 
         Args:
             batch: How many inputs there are.
-            all_rows: Whether the logits of every position of the prefix are wanted.
+            first_row: The first position of an input whose logits are wanted.
             hidden_states: Whether its hidden states are.
             attentions: Whether attention patterns are, which a cache does not hold.
         """
         self._passing_obstacle = _name_passing_obstacle(self._model, attentions=attentions)
         if self._obstacle or self._passing_obstacle:
             return None
-        run = self._refresh(all_rows=all_rows, hidden_states=hidden_states)
+        run = self._refresh(all_rows=first_row < len(self._ids) - 1, hidden_states=hidden_states)
         if self._obstacle:
             return None
         return SharedPart(
