@@ -50,8 +50,10 @@ def test_every_group_may_be_empty(group, register):
     ("group", "home"),
     [
         ("pellucid.losses", "pellucid-losses"),
+        ("pellucid.model_sources", "pellucid-zoo"),
         ("pellucid.models", "pellucid-hf"),
         ("pellucid.optimizers", "pellucid-optimizers"),
+        ("pellucid.recipes", "pellucid-recipes"),
         ("pellucid.trackers", "pellucid-optimizers"),
     ],
 )

@@ -13,16 +13,20 @@ GROUPS = {
     "pellucid.architectures": "architecture",
     "pellucid.families": "family",
     "pellucid.losses": "loss",
+    "pellucid.model_sources": "model source",
     "pellucid.models": "model",
     "pellucid.optimizers": "optimizer",
+    "pellucid.recipes": "recipe",
     "pellucid.trackers": "tracker",
 }
 """The entry-point groups of Pellucid, and what one entry of each is called."""
 
 _HOMES = {
     "pellucid.losses": "pellucid-losses",
+    "pellucid.model_sources": "pellucid-zoo",
     "pellucid.models": "pellucid-hf",
     "pellucid.optimizers": "pellucid-optimizers",
+    "pellucid.recipes": "pellucid-recipes",
     "pellucid.trackers": "pellucid-optimizers",
 }
 
