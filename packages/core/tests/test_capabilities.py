@@ -12,14 +12,18 @@ from pellucid.core import (
     GradientEmbedAccessMixin,
     GradientTokenAccessMixin,
     InvokeTokenAccessMixin,
+    Lack,
     LogitsTokenAccessMixin,
+    LossReads,
     LossTextAccessMixin,
     LossTokenAccessMixin,
     NotDifferentiableError,
     Provides,
     RequirementError,
+    Role,
     TextAccessMixin,
     TokenAccessMixin,
+    Verdict,
     check_compatibility,
     flows_of,
     needs_gradient,
@@ -193,18 +197,39 @@ def test_other_lacks_outweigh_a_missing_gradient():
     assert not isinstance(caught.value, NotDifferentiableError)
 
 
-@pytest.mark.parametrize(
-    "loss", [CombinedLoss, type("Own", (LengthLoss,), {"reads": lambda self: None})]
-)
+class ChosenField(AttentionLoss):
+    """Reads what it is told to read, and cannot be made without being told."""
+
+    def __init__(self, field):
+        self.field = field
+
+    def reads(self):
+        return LossReads(required=frozenset({self.field}))
+
+
+@pytest.mark.parametrize("loss", [CombinedLoss, ChosenField])
 def test_a_class_that_says_what_it_reads_once_made_is_noted(loss):
     report = check_compatibility(LetterEncoder, TEXT, loss)
-    assert report.compatible
     assert "only once it is made" in report.notes[0]
 
 
 def test_of_such_a_class_the_fields_that_its_call_names_are_checked():
-    own = type("Own", (AttentionLoss,), {"reads": lambda self: None})
-    assert not check_compatibility(LetterEncoder, TEXT, own).compatible
+    assert not check_compatibility(LetterEncoder, TEXT, ChosenField).compatible
+    assert check_compatibility(LetterEncoder, TEXT, ChosenField("output_embeddings")).compatible
+
+
+def test_a_class_that_needs_no_arguments_reads_what_its_object_reads():
+    class Own(AttentionLoss):
+        def __init__(self, field="output_embeddings"):
+            self.field = field
+
+        def reads(self):
+            return LossReads(required=frozenset({self.field}))
+
+    report = check_compatibility(LetterEncoder, TEXT, Own)
+    assert report == check_compatibility(LetterEncoder(), TEXT, Own())
+    assert report.compatible
+    assert not report.notes
 
 
 def test_a_differentiability_that_depends_on_the_object_is_left_open_for_its_class():
@@ -237,3 +262,92 @@ def test_a_differentiability_that_depends_on_the_object_is_left_open_for_its_cla
 def test_flows_and_gradients_follow_from_requirements(requirements, flows, takes_gradient):
     assert flows_of(requirements) == flows
     assert needs_gradient(requirements) is takes_gradient
+
+
+class Switched(WhiteBox):
+    optional_fields: ClassVar = {"full_attentions": "with_attentions"}
+
+    def __init__(self, *, with_attentions=False):
+        if not with_attentions:
+            self.provides = {Flow.TOKENS: {"input_slices": ()}}
+
+
+def test_an_optional_field_is_a_condition_of_the_class_and_a_fact_of_the_object():
+    report = check_compatibility(Switched, GRADIENT, AskingAttentionLoss)
+    assert report.verdict is Verdict.CONDITIONAL
+    assert report.compatible
+    assert [str(condition) for condition in report.conditions] == [
+        "Switched needs with_attentions=, True: AskingAttentionLoss reads 'full_attentions'."
+    ]
+    without = check_compatibility(Switched(), GRADIENT, AskingAttentionLoss())
+    assert without.verdict is Verdict.NO
+    assert without.lacks == (Lack.FIELD,)
+    assert "make it with with_attentions=True" in without.reasons[0]
+    made = check_compatibility(Switched(with_attentions=True), GRADIENT, AskingAttentionLoss())
+    assert made.verdict is Verdict.YES
+
+
+SCOUT = Role(
+    argument="scout",
+    access=(GradientTokenAccessMixin,),
+    part="a model with gradients",
+    loss_argument="scout_loss",
+    otherwise="use_scout=False",
+)
+
+
+def scouted(requirement, role=SCOUT):
+    return type("Scouted", (), {"model_requirements": (requirement,), "roles": (role,)})
+
+
+def test_a_target_that_can_play_a_role_needs_nobody_else():
+    report = check_compatibility(WhiteBox, scouted(LossTokenAccessMixin), AskingAttentionLoss)
+    assert report.verdict is Verdict.YES
+
+
+def test_a_role_that_the_target_cannot_play_is_a_condition_of_the_optimizers_class():
+    report = check_compatibility(LetterEncoder, scouted(LossTextAccessMixin), EmbeddingSumLoss)
+    assert [str(condition) for condition in report.conditions] == [
+        (
+            "Scouted needs scout=, a model with gradients, because LetterEncoder offers no "
+            "GradientTokenAccessMixin; or use_scout=False."
+        )
+    ]
+    # An object has been made with what it needs.
+    made = check_compatibility(LetterEncoder, scouted(LossTextAccessMixin)(), EmbeddingSumLoss)
+    assert made.verdict is Verdict.YES
+
+
+def test_a_required_role_is_a_condition_whatever_the_target_can_do():
+    needed = dataclasses.replace(SCOUT, is_required=True)
+    chosen = scouted(LossTokenAccessMixin, needed)
+    report = check_compatibility(WhiteBox, chosen, AskingAttentionLoss)
+    assert [condition.argument for condition in report.conditions] == ["scout"]
+
+
+@pytest.mark.parametrize(
+    ("model", "loss", "arguments"),
+    [
+        (WhiteBox, "NonDifferentiable", ["scout_loss"]),
+        (LetterEncoder, "ReadsTexts", ["scout", "scout_loss"]),
+        (WhiteBox, "ReadsTexts", ["scout_loss"]),
+    ],
+)
+def test_a_loss_that_the_role_cannot_compute_needs_another_one(model, loss, arguments):
+    class ReadsTexts(BaseLoss):
+        def __call__(self, input_texts):
+            return torch.zeros(1)
+
+    kind = {"ReadsTexts": ReadsTexts, "NonDifferentiable": NonDifferentiable}[loss]
+    chosen = scouted(LossTextAccessMixin if kind is ReadsTexts else LossTokenAccessMixin)
+    if model is WhiteBox and kind is ReadsTexts:
+        chosen = scouted(TokenAccessMixin)
+    report = check_compatibility(model, chosen, kind)
+    assert [condition.argument for condition in report.conditions] == arguments
+
+
+def test_what_is_refused_has_no_conditions():
+    report = check_compatibility(LetterEncoder, scouted(LossTextAccessMixin), AttentionLoss)
+    assert report.verdict is Verdict.NO
+    assert report.conditions == ()
+    assert report.lacks == (Lack.FIELD, Lack.FIELD)

@@ -1,6 +1,8 @@
 import pytest
+import torch
 
 from pellucid.core import (
+    BaseLoss,
     Flow,
     GradientTokenAccessMixin,
     LMBaseModel,
@@ -9,6 +11,7 @@ from pellucid.core import (
     RequirementError,
     as_tokenizer,
 )
+from pellucid.optimizers import QCGOptimizer
 from pellucid.optimizers._roles import check_role, choose_flow, has_same_tokens
 from pellucid.testing import TinyLM, TinyTokenizer
 
@@ -24,6 +27,28 @@ def test_ids_where_the_tokenizer_is_the_same_and_text_otherwise(model):
     assert choose_flow("X", model, TinyTokenizer()) is Flow.TOKENS
     assert choose_flow("X", TinyLM(tokenizer=OTHER), TinyTokenizer()) is Flow.TEXTS
     assert choose_flow("X", Remote(), TinyTokenizer()) is Flow.TEXTS
+
+
+def test_text_where_the_loss_reads_what_tokens_do_not_have(model, loss):
+    class ReadsTexts(BaseLoss):
+        is_differentiable = False
+
+        def __call__(self, input_texts):
+            return torch.zeros(len(input_texts))
+
+    assert choose_flow("X", model, TinyTokenizer(), loss) is Flow.TOKENS
+    assert choose_flow("X", model, TinyTokenizer(), ReadsTexts()) is Flow.TEXTS
+    search = QCGOptimizer(
+        model,
+        ReadsTexts(),
+        num_steps=1,
+        n_proxy_candidates=4,
+        n_target_candidates=2,
+        buffer_size=2,
+        seed=0,
+    )
+    result = search.optimize_trigger(["Say{{OPTIMIZED_TRIGGER}}."], " the cat", progress=False)
+    assert result.best_loss == 0
 
 
 def test_model_that_takes_neither_is_refused():

@@ -25,10 +25,13 @@ from pellucid.core._batching import is_out_of_memory, map_in_batches  # noqa: E4
 from pellucid.core._budget import Budget  # noqa: E402
 from pellucid.core._capabilities import (  # noqa: E402
     CompatibilityReport,
+    Lack,
+    Verdict,
     check_compatibility,
     flows_of,
     needs_gradient,
 )
+from pellucid.core._conditions import Condition, Role  # noqa: E402
 from pellucid.core._container import container, set_fields  # noqa: E402
 from pellucid.core._errors import (  # noqa: E402
     ArgumentError,
@@ -56,6 +59,11 @@ from pellucid.core._inputs import (  # noqa: E402
     count_differing,
 )
 from pellucid.core._loss import BaseLoss, CombinedLoss, LossReads  # noqa: E402
+from pellucid.core._matrix import (  # noqa: E402
+    CompatibilityMatrix,
+    MatrixCell,
+    compatibility_matrix,
+)
 from pellucid.core._model import (  # noqa: E402
     BaseModel,
     ClassifierBaseModel,
@@ -65,14 +73,6 @@ from pellucid.core._model import (  # noqa: E402
 )
 from pellucid.core._model_io import ModelInput, ModelOutput  # noqa: E402
 from pellucid.core._optimizer import BaseOptimizer  # noqa: E402
-from pellucid.core._registry import load, names  # noqa: E402
-from pellucid.core._resolution import replace_nan, resolve_and_compute_loss  # noqa: E402
-from pellucid.core._result import OptimizerResult  # noqa: E402
-from pellucid.core._targets import (  # noqa: E402
-    DEFAULT_INIT_TRIGGER,
-    OPTIMIZED_TRIGGER_PLACEHOLDER,
-    MessageTargets,
-    SliceKey,
 from pellucid.core._parts import (  # noqa: E402
     TRIGGER_PART_SEPARATOR,
     InitialTrigger,
@@ -81,9 +81,9 @@ from pellucid.core._parts import (  # noqa: E402
     number_placeholder,
     split_parts,
 )
-    Targets,
-    TextTemplates,
-    TextTrigger,
+from pellucid.core._registry import load, names  # noqa: E402
+from pellucid.core._resolution import replace_nan, resolve_and_compute_loss  # noqa: E402
+from pellucid.core._result import OptimizerResult  # noqa: E402
 from pellucid.core._slots import (  # noqa: E402
     TriggerSlot,
     columns_of,
@@ -91,27 +91,36 @@ from pellucid.core._slots import (  # noqa: E402
     place_slots,
     slice_input,
 )
+from pellucid.core._targets import (  # noqa: E402
+    DEFAULT_INIT_TRIGGER,
+    OPTIMIZED_TRIGGER_PLACEHOLDER,
+    MessageTargets,
+    SliceKey,
+    Targets,
+    TextTemplates,
+    TextTrigger,
     TokenTrigger,
     TokenTriggerCandidates,
 )
 from pellucid.core._template import (  # noqa: E402
     Messages,
     Template,
+    TemplatePieces,
     check_templates,
+    count_parts,
+    cut_template,
     fill_template,
+    highest_part,
     split_template,
 )
 from pellucid.core._tokenizer import BaseTokenizer, HFTokenizerWrapper, as_tokenizer  # noqa: E402
 from pellucid.core._tracker import BaseTracker, DummyTracker  # noqa: E402
 from pellucid.core._typecheck import are_boundaries_checked, boundary  # noqa: E402
 
-    TemplatePieces,
 __all__ = [
-    count_parts,
-    cut_template,
     "DEFAULT_INIT_TRIGGER",
-    highest_part,
     "OPTIMIZED_TRIGGER_PLACEHOLDER",
+    "TRIGGER_PART_SEPARATOR",
     "ArgumentError",
     "BaseLoss",
     "BaseModel",
@@ -120,11 +129,12 @@ __all__ = [
     "BaseTracker",
     "Budget",
     "BudgetError",
-    "TRIGGER_PART_SEPARATOR",
     "CheckpointError",
     "ClassifierBaseModel",
     "CombinedLoss",
+    "CompatibilityMatrix",
     "CompatibilityReport",
+    "Condition",
     "ContainerError",
     "ContractError",
     "DefaultTokenInputManager",
@@ -135,17 +145,19 @@ __all__ = [
     "GradientEmbedAccessMixin",
     "GradientTokenAccessMixin",
     "HFTokenizerWrapper",
+    "InitialTrigger",
     "InputsManager",
     "InputsNotSetError",
     "InvokeTokenAccessMixin",
     "LMBaseModel",
+    "Lack",
     "LogitsTokenAccessMixin",
     "LossReads",
     "LossResolutionError",
     "LossTextAccessMixin",
     "LossTokenAccessMixin",
     "ManualFlopCounter",
-    "InitialTrigger",
+    "MatrixCell",
     "MessageTargets",
     "Messages",
     "MissingDependencyError",
@@ -157,11 +169,13 @@ __all__ = [
     "Provides",
     "RequirementError",
     "RetokenizationError",
+    "Role",
     "SliceKey",
     "Substitutions",
     "Targets",
     "Template",
     "TemplateError",
+    "TemplatePieces",
     "TextAccessMixin",
     "TextInputManager",
     "TextTemplates",
@@ -170,38 +184,38 @@ __all__ = [
     "TokenInputManager",
     "TokenTrigger",
     "TokenTriggerCandidates",
+    "TriggerSlot",
     "UnknownNameError",
+    "Verdict",
     "are_boundaries_checked",
     "as_tokenizer",
     "boundary",
     "check_compatibility",
-    "TemplatePieces",
     "check_templates",
+    "choose_start",
+    "columns_of",
+    "compatibility_matrix",
     "container",
     "count_differing",
+    "count_parts",
+    "cut_template",
     "fill_template",
+    "first_places",
     "flows_of",
+    "highest_part",
     "is_out_of_memory",
+    "join_parts",
     "load",
     "map_in_batches",
-    "TriggerSlot",
     "names",
     "needs_gradient",
+    "number_placeholder",
+    "place_slots",
     "replace_nan",
     "resolve_and_compute_loss",
     "select_topk",
     "set_fields",
-    "split_template",
-    "choose_start",
-    "columns_of",
-    "compatibility_matrix",
-]
-    "count_parts",
-    "cut_template",
-    "first_places",
-    "highest_part",
-    "join_parts",
-    "number_placeholder",
-    "place_slots",
     "slice_input",
     "split_parts",
+    "split_template",
+]

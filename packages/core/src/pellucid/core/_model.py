@@ -25,9 +25,12 @@ class BaseModel(ABC):
         provides: Which fields of `ModelOutput` and `ModelInput` the model sets in each flow, and
             the `require_*` options a field depends on. None means undeclared: then what a loss
             reads is checked when the loss is computed, not before.
+        optional_fields: By name, the fields that a class provides only in objects made with an
+            option, and the option; an object without it leaves the field out of its `provides`.
     """
 
     provides: Provides | None = None
+    optional_fields: ClassVar[Mapping[str, str]] = {}
 
     _model: Any = None
     _forward_pass_batch_size: int = 4096

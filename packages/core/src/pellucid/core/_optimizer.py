@@ -12,12 +12,13 @@ from torch import Tensor
 from pellucid.core._access import TextAccessMixin, TokenAccessMixin
 from pellucid.core._budget import Budget, BudgetMetric, BudgetScope
 from pellucid.core._capabilities import check_compatibility
+from pellucid.core._conditions import Role
 from pellucid.core._container import set_fields
 from pellucid.core._errors import RequirementError
 from pellucid.core._loss import BaseLoss
 from pellucid.core._model import BaseModel
-from pellucid.core._result import OptimizerResult
 from pellucid.core._parts import InitialTrigger, choose_start, join_parts
+from pellucid.core._result import OptimizerResult
 from pellucid.core._targets import Targets
 from pellucid.core._template import Template, check_templates, count_parts
 from pellucid.core._tracker import BaseTracker, DummyTracker
@@ -34,6 +35,7 @@ class BaseOptimizer(ABC):
 
     Attributes:
         model_requirements: The access mixins that the model must have.
+        roles: What else is asked, of other parts or of the model itself.
         owns_life_cycle: Set by classes whose `optimize_trigger` enters `run` by itself.
 
     Args:
@@ -49,6 +51,7 @@ class BaseOptimizer(ABC):
     """
 
     model_requirements: ClassVar[tuple[type, ...]] = ()
+    roles: ClassVar[tuple[Role, ...]] = ()
     owns_life_cycle: ClassVar[bool] = False
 
     _budget: Budget | None = None
@@ -103,6 +106,7 @@ class BaseOptimizer(ABC):
 
         Raises:
             TemplateError: If a template or the number of targets is not as it must be.
+            ArgumentError: If the initial trigger has another number of parts than the templates.
         """
 
     def set_budget(
@@ -181,13 +185,13 @@ class BaseOptimizer(ABC):
             extra_config: Values to record beside the run's own configuration.
         """
         checked = check_templates(templates, targets)
+        n_parts = count_parts(checked)
+        if initial_trigger is not None:
+            initial_trigger = choose_start(initial_trigger, n_parts)
         if self._is_running:
             yield checked
             return
         self._best_logged = float("inf")
-        n_parts = count_parts(checked)
-        if initial_trigger is not None:
-            initial_trigger = choose_start(initial_trigger, n_parts)
         self._summary: Mapping[str, Any] = {}
         for model in (self.model, *self.auxiliary_models().values()):
             model.reset_usage_stats()

@@ -1,6 +1,7 @@
 """Causal language models of transformers, with every access there is."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -103,6 +104,7 @@ class LMHFModel(LMBaseModel, LanguageModelRuns, LogitsTokenAccessMixin, LossText
         Flow.TOKENS: {**_RESPONSES, **_INSIDES, "input_ids": ()},
         Flow.EMBEDS: {**_RESPONSES, **_INSIDES, "input_embeds": ()},
     }
+    optional_fields = MappingProxyType({"full_attentions": "use_eager_attention"})
 
     def __init__(
         self,

@@ -16,6 +16,7 @@ from pellucid.core import (
     BaseModel,
     BaseTracker,
     GradientTokenAccessMixin,
+    Role,
 )
 from pellucid.optimizers._buffer import TriggerBuffer
 from pellucid.optimizers._checks import check_choice, check_factor, check_shares
@@ -99,6 +100,15 @@ class GCGPlusOptimizer(ProxiedSearch[GCGPlusState]):
     """
 
     state_type = GCGPlusState
+    roles = (
+        Role(
+            argument="proxy_model",
+            access=(GradientTokenAccessMixin,),
+            part="a model with gradients of token ids",
+            loss_argument="proxy_loss",
+            otherwise="candidate_selection='random'",
+        ),
+    )
 
     def __init__(
         self,

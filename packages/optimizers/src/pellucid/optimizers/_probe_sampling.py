@@ -11,6 +11,7 @@ from pellucid.core import (
     Flow,
     LossTextAccessMixin,
     LossTokenAccessMixin,
+    Role,
 )
 from pellucid.optimizers._checks import check_factor
 from pellucid.optimizers._constraints import TokenConstraints
@@ -56,6 +57,16 @@ class ProbeSamplingGCGOptimizer(GCGOptimizer):
         ArgumentError: If a count is less than 1, or a factor less than 1.
     """
 
+    roles = (
+        Role(
+            argument="draft_model",
+            access=(LossTokenAccessMixin,),
+            part="a cheaper model that knows the same tokens or takes text",
+            loss_argument="draft_loss",
+            is_required=True,
+        ),
+    )
+
     def __init__(
         self,
         model: BaseModel,
@@ -93,7 +104,7 @@ class ProbeSamplingGCGOptimizer(GCGOptimizer):
         self.draft_loss = draft_loss or loss
         check_role(f"the draft model of {owner}", draft_model, None, ())
         self._tokenizer = find_tokenizer(None, model, needed_by=owner)
-        self._draft_flow = choose_flow(owner, draft_model, self._tokenizer)
+        self._draft_flow = choose_flow(owner, draft_model, self._tokenizer, self.draft_loss)
         by_ids = self._draft_flow is Flow.TOKENS
         needed = LossTokenAccessMixin if by_ids else LossTextAccessMixin
         check_role(f"the draft model of {owner}", draft_model, self.draft_loss, (needed,))

@@ -65,7 +65,7 @@ class ProxiedSearch(SearchOptimizer[StateT]):
         if self._has_proxy:
             check_role(f"the proxy of {name}", self._asked, self.proxy_loss, proxy_access)
         self._tokenizer = find_tokenizer(tokenizer, self._asked, needed_by=name)
-        self._flow = choose_flow(name, model, self._tokenizer)
+        self._flow = choose_flow(name, model, self._tokenizer, loss)
         if self._has_proxy:
             _check_tokenizer(name, self._asked, self._tokenizer)
 

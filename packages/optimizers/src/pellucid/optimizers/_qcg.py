@@ -19,6 +19,7 @@ from pellucid.optimizers._random import StepRandom
 from pellucid.optimizers._retokenization import draw_surviving
 from pellucid.optimizers._sampling import sample_substitutions
 from pellucid.optimizers._state import SearchState
+from pellucid.optimizers._tokenizers import TOKENIZER_ROLE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,7 @@ class QCGOptimizer(ProxiedSearch[QCGState]):
     """
 
     state_type = QCGState
+    roles = (TOKENIZER_ROLE,)
 
     def __init__(
         self,

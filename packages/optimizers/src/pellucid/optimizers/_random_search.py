@@ -23,7 +23,7 @@ from pellucid.optimizers._protocol import check_counts
 from pellucid.optimizers._random import StepRandom
 from pellucid.optimizers._sampling import draw_tokens, sample_blocks
 from pellucid.optimizers._state import SearchState
-from pellucid.optimizers._tokenizers import find_tokenizer
+from pellucid.optimizers._tokenizers import TOKENIZER_ROLE, find_tokenizer
 
 MutationMode = Literal["block_random", "single_cyclic"]
 BlockSchedule = Literal["fixed", "none"]
@@ -75,6 +75,7 @@ class RandomSearchOptimizer(AskTellOptimizer[RandomSearchState]):
     model_requirements = (LossTextAccessMixin,)
     flow = Flow.TEXTS
     state_type = RandomSearchState
+    roles = (TOKENIZER_ROLE,)
 
     def __init__(
         self,

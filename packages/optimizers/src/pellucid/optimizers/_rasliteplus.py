@@ -16,6 +16,7 @@ from pellucid.core import (
     LogitsTokenAccessMixin,
     LossTextAccessMixin,
     RequirementError,
+    Role,
     as_tokenizer,
 )
 from pellucid.optimizers._bulk_flips import BulkFlipSearch, FlipPosMethod
@@ -72,6 +73,14 @@ class RASLITEPlusOptimizer(BulkFlipSearch):
     """
 
     model_requirements = (LossTextAccessMixin,)
+    roles = (
+        Role(
+            argument="util_lm",
+            access=(LogitsTokenAccessMixin,),
+            part="a model with logits",
+            otherwise="use_random_logits=True",
+        ),
+    )
     flow = Flow.TEXTS
 
     def __init__(

@@ -36,25 +36,41 @@ def check_role(
     check_compatibility(model, part, loss).raise_if_incompatible()
 
 
-def choose_flow(owner: str, model: BaseModel, tokenizer: BaseTokenizer) -> Flow:
+def choose_flow(
+    owner: str, model: BaseModel, tokenizer: BaseTokenizer, loss: BaseLoss | None = None
+) -> Flow:
     """Return how triggers of a tokenizer's tokens are evaluated by a model.
 
-    As token ids where the model has the same tokenizer, as text otherwise.
+    As token ids where the model has the same tokenizer, and the loss reads nothing that exists for
+    texts alone; as text otherwise.
+
+    Args:
+        owner: The optimizer that the error names.
+        model: The model.
+        tokenizer: What triggers are made of.
+        loss: What the model computes, if that is known.
 
     Raises:
         RequirementError: If the model has another tokenizer, and takes no text.
     """
+    takes_text = isinstance(model, LossTextAccessMixin)
     if isinstance(model, LossTokenAccessMixin) and has_same_tokens(
         as_tokenizer(model.tokenizer), tokenizer
     ):
-        return Flow.TOKENS
-    if isinstance(model, LossTextAccessMixin):
+        by_ids = not takes_text or _is_computed_from(LossTokenAccessMixin, model, loss)
+        return Flow.TOKENS if by_ids else Flow.TEXTS
+    if takes_text:
         return Flow.TEXTS
     raise RequirementError(
         f"{owner} makes triggers of the tokens of {tokenizer.name_or_path!r}, which "
         f"{model.get_model_name()!r} does not know, and it takes no text. Use models of one "
         "tokenizer, or one that takes text."
     )
+
+
+def _is_computed_from(access: type, model: BaseModel, loss: BaseLoss | None) -> bool:
+    part = type("Flow", (), {"model_requirements": (access,)})
+    return check_compatibility(model, part, loss).compatible
 
 
 def has_same_tokens(one: BaseTokenizer, other: BaseTokenizer) -> bool:

@@ -6,9 +6,17 @@ from pellucid.core import (
     BaseModel,
     BaseTokenizer,
     RequirementError,
+    Role,
     TokenAccessMixin,
     as_tokenizer,
 )
+
+TOKENIZER_ROLE = Role(
+    argument="tokenizer",
+    access=(TokenAccessMixin,),
+    part="any BaseTokenizer or Hugging Face tokenizer",
+)
+"""What triggers are made of, where it need not be the model's own tokenizer."""
 
 
 def find_tokenizer(tokenizer: Any, model: BaseModel, *, needed_by: str) -> BaseTokenizer:
