@@ -33,6 +33,7 @@ from pellucid.optimizers._random import StepRandom
 from pellucid.optimizers._random_search import RandomSearchOptimizer, RandomSearchState
 from pellucid.optimizers._random_triggers import get_printable_random_trigger
 from pellucid.optimizers._rasliteplus import RASLITEPlusOptimizer
+from pellucid.optimizers._restarts import Restarts, RestartsResult, RestartsStep
 from pellucid.optimizers._retokenization import (
     draw_surviving,
     retokenize_filtering,
@@ -94,6 +95,9 @@ __all__ = [
     "RASLITEPlusOptimizer",
     "RandomSearchOptimizer",
     "RandomSearchState",
+    "Restarts",
+    "RestartsResult",
+    "RestartsStep",
     "Run",
     "RunningBest",
     "Search",

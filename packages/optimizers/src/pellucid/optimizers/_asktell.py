@@ -14,6 +14,7 @@ from pellucid.core import OptimizerResult, Targets, Template
 from pellucid.optimizers._problem import Problem
 from pellucid.optimizers._protocol import Moves, Search, StateT
 from pellucid.optimizers._random import StepRandom
+from pellucid.optimizers._restarts import Restarts, RestartsResult, choose_starts
 from pellucid.optimizers._run import Run
 from pellucid.optimizers._step import Callback
 
@@ -88,12 +89,100 @@ class SearchOptimizer(Search[StateT]):
             resume=resume,
             callbacks=callbacks,
         )
+        self._show(run, progress)
+        return run.result()
+
+    def iterate_restarts(
+        self,
+        templates: Sequence[Template],
+        initial_triggers: str | Sequence[str] | None = None,
+        targets: Targets | None = None,
+        *,
+        n_restarts: int | None = None,
+        seeds: Sequence[int] | None = None,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        callbacks: Sequence[Callback] = (),
+    ) -> Restarts:
+        """Return several independent runs, evaluated together, as one iterator of their steps.
+
+        Args:
+            templates: Texts or conversations, each with the placeholder exactly once.
+            initial_triggers: Where each run starts, or where all do; twenty exclamation marks when
+                omitted.
+            targets: One entry for each template.
+            n_restarts: The number of runs; that of triggers or seeds when omitted.
+            seeds: Of each run. When omitted, the first has the optimizer's, and the others have
+                seeds derived from it.
+            checkpoint_dir: Where to keep a checkpoint of all; none is kept when omitted.
+            resume: Whether to go on from the checkpoint in `checkpoint_dir`, bit for bit.
+            callbacks: Called after each step; one that returns True ends all runs.
+
+        Raises:
+            ArgumentError: If numbers disagree.
+            TemplateError: If a template or the number of targets is not as it must be.
+            CheckpointError: (a ValueError) If there is nothing to resume, or it belongs to others.
+        """
+        return Restarts(
+            self,
+            templates,
+            choose_starts(initial_triggers, n_restarts, seeds),
+            targets,
+            seeds=seeds,
+            checkpoint_dir=checkpoint_dir,
+            resume=resume,
+            callbacks=callbacks,
+        )
+
+    def optimize_triggers(
+        self,
+        templates: Sequence[Template],
+        initial_triggers: str | Sequence[str] | None = None,
+        targets: Targets | None = None,
+        *,
+        n_restarts: int | None = None,
+        seeds: Sequence[int] | None = None,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        callbacks: Sequence[Callback] = (),
+        progress: bool = True,
+    ) -> RestartsResult:
+        """Search from several starts at once; arguments and errors are those of `iterate_restarts`.
+
+        Args:
+            templates: Texts or conversations, each with the placeholder exactly once.
+            initial_triggers: Where each run starts, or where all do.
+            targets: One entry for each template.
+            n_restarts: The number of runs; that of triggers or seeds when omitted.
+            seeds: Of each run; made from the optimizer's when omitted.
+            checkpoint_dir: Where to keep a checkpoint of all; none is kept when omitted.
+            resume: Whether to go on from the checkpoint in `checkpoint_dir`, bit for bit.
+            callbacks: Called after each step; one that returns True ends all runs.
+            progress: Whether to show a progress bar when the output is a terminal.
+
+        Returns:
+            Each run's result, and the best.
+        """
+        runs = self.iterate_restarts(
+            templates,
+            initial_triggers,
+            targets,
+            n_restarts=n_restarts,
+            seeds=seeds,
+            checkpoint_dir=checkpoint_dir,
+            resume=resume,
+            callbacks=callbacks,
+        )
+        self._show(runs, progress)
+        return runs.result()
+
+    def _show(self, run: Run | Restarts, progress: bool) -> None:
+        """Iterate to the end."""
         # None lets tqdm show itself on a terminal only.
         hidden = None if progress else True
         with tqdm(run, total=self.num_steps, initial=run.first_step - 1, disable=hidden) as bar:
             for step in bar:
                 bar.set_postfix_str(f"best {step.best_loss:.4f} {step.best_trigger!r}")
-        return run.result()
 
 
 class AskTellOptimizer(SearchOptimizer[StateT]):

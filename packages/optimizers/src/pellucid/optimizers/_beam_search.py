@@ -17,6 +17,7 @@ from pellucid.core import (
     Flow,
     LogitsTokenAccessMixin,
     LossTextAccessMixin,
+    Role,
     Targets,
     Template,
 )
@@ -25,6 +26,7 @@ from pellucid.optimizers._checks import check_positive
 from pellucid.optimizers._constraints import TokenConstraints
 from pellucid.optimizers._problem import Problem
 from pellucid.optimizers._protocol import Moves, check_counts
+from pellucid.optimizers._questions import question
 from pellucid.optimizers._random import StepRandom
 from pellucid.optimizers._relaxation import draw_gumbel
 from pellucid.optimizers._roles import check_role
@@ -76,6 +78,9 @@ class BeamSearchOptimizer(SearchOptimizer[BeamSearchState]):
     model_requirements = (LossTextAccessMixin,)
     flow = Flow.TEXTS
     state_type = BeamSearchState
+    roles = (
+        Role(argument="util_lm", access=(LogitsTokenAccessMixin,), part="a model with logits"),
+    )
 
     def __init__(
         self,
@@ -183,6 +188,7 @@ class _Reader(Problem):
             self.model.set_inputs_from_tokens([self._prefix + OPTIMIZED_TRIGGER_PLACEHOLDER])
 
 
+@question()
 def _read(
     reader: Problem, beams: Int64[Tensor, "n_candidates trigger_pos"], **which: bool
 ) -> Float[Tensor, "n_candidates d_vocab"]:

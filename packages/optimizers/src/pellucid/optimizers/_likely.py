@@ -5,8 +5,10 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from pellucid.optimizers._problem import Problem
+from pellucid.optimizers._questions import question
 
 
+@question(alone=lambda _: True)
 def rank_likely(
     problem: Problem,
     triggers: Int64[Tensor, "n_candidates trigger_pos"],

@@ -1,6 +1,7 @@
 """A run's questions to the model: what candidates cost, and which substitutions promise most."""
 
-from collections.abc import Generator, Mapping, Sequence
+import copy
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,6 +25,7 @@ from pellucid.core import (
 )
 from pellucid.optimizers._constraints import TokenConstraints
 from pellucid.optimizers._nearest import find_nearest
+from pellucid.optimizers._questions import Question, question
 from pellucid.optimizers._retokenization import keep_length, retokenize_mask
 
 
@@ -38,7 +40,16 @@ class Problem:
         flow: Whether candidates are given as token ids, as their embeddings or as text.
         tokenizer: Encodes and decodes triggers in the flow of texts.
         auxiliary: Questions about the same templates to other models, a proxy say, by name.
+
+    Attributes:
+        ask: Where questions are put, if not to the model at once; see `put_through`.
+        asked: The problem that those questions are about.
+        focus: The templates that count, if questions are put elsewhere, and not all do.
     """
+
+    ask: Callable[[Question], Any] | None = None
+    asked: "Problem | None" = None
+    focus: tuple[int, ...] | None = None
 
     def __init__(
         self,
@@ -57,6 +68,19 @@ class Problem:
         self._allowed: dict[TokenConstraints, Tensor] = {}
         self._inputs: tuple[Sequence[Template], Targets | None] = ([], None)
 
+    def put_through(self, ask: Callable[[Question], Any]) -> "Problem":
+        """Return the same problem, whose questions are answered elsewhere.
+
+        Args:
+            ask: Is given each question, and returns its answer.
+        """
+        through = copy.copy(self)
+        through.ask, through.asked = ask, self
+        through.auxiliary = {
+            name: problem.put_through(ask) for name, problem in self.auxiliary.items()
+        }
+        return through
+
     def set_inputs(self, templates: Sequence[Template], targets: Targets | None) -> None:
         """Hand the templates to the model, as text, too, where it takes text."""
         self._inputs = (templates, targets)
@@ -74,6 +98,9 @@ class Problem:
         Args:
             rows: Which templates, counted from 0.
         """
+        if self.ask is not None:
+            yield from self._focus_questions(rows)
+            return
         templates, targets = self._inputs
         chosen = None if targets is None else targets.select_indices(rows)
         self.set_inputs([templates[row] for row in rows], chosen)
@@ -82,10 +109,21 @@ class Problem:
         finally:
             self.set_inputs(templates, targets)
 
+    def _focus_questions(self, rows: Sequence[int]) -> Generator[None]:
+        # The model is shared with others, and is held to these templates question by question.
+        problems = (self, *self.auxiliary.values())
+        for problem in problems:
+            problem.focus = tuple(rows)
+        try:
+            yield
+        finally:
+            for problem in problems:
+                problem.focus = None
+
     @property
     def n_templates(self) -> int:
         """The number of templates that count."""
-        return len(self._inputs[0])
+        return len(self._inputs[0] if self.focus is None else self.focus)
 
     def encode(self, trigger: str) -> Int64[Tensor, " trigger_pos"]:
         """Return a trigger's token ids."""
@@ -97,6 +135,7 @@ class Problem:
         source = self.model if self._takes_ids else self._tokenizer
         return source.decode_triggers(candidates)
 
+    @question()
     def survives(
         self, candidates: Int64[Tensor, "n_candidates trigger_pos"]
     ) -> Bool[Tensor, " n_candidates"]:
@@ -128,6 +167,7 @@ class Problem:
             self._allowed[constraints] = constraints.get_whitelist_ids(tokenizer, n_ids)
         return self._allowed[constraints]
 
+    @question(can_wait=True)
     def compute_losses(
         self, candidates: Int64[Tensor, "n_candidates trigger_pos"]
     ) -> Float[Tensor, " n_candidates"]:
@@ -144,6 +184,7 @@ class Problem:
             losses = self.model.compute_loss_from_texts(self.decode(unique), self.loss)
         return replace_nan(losses.float().cpu())[places]
 
+    @question(alone=lambda arguments: arguments["average"])
     def compute_topk(
         self,
         candidates: Int64[Tensor, "n_candidates trigger_pos"],
@@ -172,6 +213,7 @@ class Problem:
         )
         return Substitutions(found.token_ids.cpu(), found.scores.cpu())
 
+    @question(alone=lambda _: True)
     def differentiate_at_tokens(
         self,
         candidates: Int64[Tensor, "n_candidates trigger_pos"],
@@ -191,6 +233,7 @@ class Problem:
             total += torch.nn.functional.normalize(grad, dim=-1)[..., columns].cpu()
         return total / len(candidates)
 
+    @question()
     def differentiate_at_probs(
         self,
         probs: Float[Tensor, "n_candidates trigger_pos n_allowed"],
@@ -209,6 +252,7 @@ class Problem:
         grads = self.model.compute_grad_from_tokens(self.loss, candidate_trigger_probs=weights)
         return grads[..., columns].float().cpu()
 
+    @question()
     def differentiate_at_embeds(
         self, embeds: Float[Tensor, "n_candidates trigger_pos d_model"]
     ) -> tuple[Float[Tensor, "n_candidates trigger_pos d_model"], Float[Tensor, " n_candidates"]]:

@@ -31,6 +31,12 @@ class StepRandom:
         return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
 
 
+def derive_seed(seed: int, purpose: str) -> int:
+    """Return a seed of its own for a purpose, from 0 to below 2**32."""
+    digest = hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big")
+
+
 def draw_seed() -> int:
     """Return a seed that nobody chose, for a run that was given none."""
     return secrets.randbits(32)
