@@ -1,0 +1,50 @@
+"""Hooks, caches and patches for any transformer of transformers.
+
+`TransformerBridge` gives a model's activations names, under which they are read, changed and
+differentiated. It replaces no module: a run installs the few torch hooks that it needs and removes
+them, and a run without hooks is the model's own.
+"""
+
+from pellucid.bridge._act_names import get_act_name
+from pellucid.bridge._bridge import TransformerBridge
+from pellucid.bridge._cache import ActivationCache
+from pellucid.bridge._config import TransformerBridgeConfig
+from pellucid.bridge._errors import (
+    ArchitectureError,
+    HookError,
+    HookNameError,
+    StopAtLayerException,
+)
+from pellucid.bridge._infer import infer_architecture
+from pellucid.bridge._loss import lm_accuracy, lm_cross_entropy_loss
+from pellucid.bridge._points import HookPoint, LensHandle
+from pellucid.bridge._record import Architecture, Attention, Block, Mixer, Mlp, Stack
+from pellucid.bridge._registry import find_record, known_architectures, register_architecture
+from pellucid.bridge._table import HookSpec, HookTable
+
+__all__ = [
+    "ActivationCache",
+    "Architecture",
+    "ArchitectureError",
+    "Attention",
+    "Block",
+    "HookError",
+    "HookNameError",
+    "HookPoint",
+    "HookSpec",
+    "HookTable",
+    "LensHandle",
+    "Mixer",
+    "Mlp",
+    "Stack",
+    "StopAtLayerException",
+    "TransformerBridge",
+    "TransformerBridgeConfig",
+    "find_record",
+    "get_act_name",
+    "infer_architecture",
+    "known_architectures",
+    "lm_accuracy",
+    "lm_cross_entropy_loss",
+    "register_architecture",
+]

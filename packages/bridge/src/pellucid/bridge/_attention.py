@@ -1,0 +1,250 @@
+"""Inside attention: scores, patterns and rotated queries, from the architecture's own code.
+
+Two ways in. Architectures that ask transformers for an attention function get one of ours for the
+layers concerned, and for these only; it runs the architecture's own eager function, or whichever
+was chosen before where no scores are wanted. All others run as they are. In both, the scores are
+what is handed to softmax and the pattern is what comes back.
+"""
+
+import copy
+import functools
+import inspect
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from pellucid.bridge._errors import ArchitectureError
+from pellucid.bridge._execution import AttentionSteps, Execution, active_execution
+
+_NAME = "pellucid_bridge"
+_SOFTMAX = frozenset({torch.nn.functional.softmax, torch.softmax, torch.Tensor.softmax})
+_LOCK = threading.Lock()
+
+
+def merge_steps(steps: Iterable[AttentionSteps]) -> dict[nn.Module, AttentionSteps]:
+    """Return one entry for each attention module, functions in the order given."""
+    merged: dict[nn.Module, AttentionSteps] = {}
+    for step in steps:
+        held = merged.get(step.module, AttentionSteps(step.module))
+        merged[step.module] = AttentionSteps(
+            module=step.module,
+            queries=held.queries + step.queries,
+            keys=held.keys + step.keys,
+            scores=held.scores + step.scores,
+            pattern=held.pattern + step.pattern,
+        )
+    return merged
+
+
+def enter_attention(
+    steps: dict[nn.Module, AttentionSteps],
+) -> list[Callable[[Execution], Callable[[], None]]]:
+    """Return what an execution does at its start so that these steps happen."""
+    return [functools.partial(_enter, step) for step in steps.values()]
+
+
+def asks_for_function(module: nn.Module) -> bool:
+    """Say whether an attention module takes its attention function from transformers' registry."""
+    names = _code_of(module).co_names
+    return "ALL_ATTENTION_FUNCTIONS" in names or "get_interface" in names
+
+
+def _enter(step: AttentionSteps, execution: Execution) -> Callable[[], None]:
+    execution.attention[step.module] = step
+    if asks_for_function(step.module):
+        return _divert(step.module)
+    if step.queries or step.keys:
+        raise ArchitectureError(
+            f"{type(step.module).__name__} keeps rotated queries and keys to itself. Hook hook_q "
+            "and hook_k instead."
+        )
+    return _intercept(step, execution)
+
+
+# First way: through the registry of attention functions.
+
+
+def _divert(module: nn.Module) -> Callable[[], None]:
+    """Let an attention module ask for our function; shared by all runs that want it at once."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS  # noqa: PLC0415 - costs seconds
+
+    holder: Any = module
+    with _LOCK:
+        ALL_ATTENTION_FUNCTIONS.register(_NAME, _attend)
+        diversion = holder.__dict__.get("_pellucid_diversion")
+        if diversion is None:
+            diverted = copy.copy(holder.config)
+            inner = holder.config._attn_implementation
+            diverted._attn_implementation_internal = _NAME
+            diversion = {"config": holder.config, "inner": inner or "eager", "users": 0}
+            holder.__dict__["_pellucid_diversion"] = diversion
+            holder.config = diverted
+        diversion["users"] += 1
+
+    def undo() -> None:
+        with _LOCK:
+            diversion["users"] -= 1
+            if not diversion["users"]:
+                holder.config = diversion["config"]
+                del holder.__dict__["_pellucid_diversion"]
+
+    return undo
+
+
+def _attend(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
+) -> Any:
+    """Stand for an attention function: (batch, head, pos, d_head) in, (batch, pos, head, d) out."""
+    execution = active_execution()
+    step = None if execution is None else execution.attention.get(module)
+    inner = module.__dict__["_pellucid_diversion"]["inner"]
+    if step is None:
+        return _function(module, inner)(module, query, key, value, attention_mask, **kwargs)
+    query, key = _fire(step.queries, query), _fire(step.keys, key)
+    if not step.scores and not step.pattern:
+        return _function(module, inner)(module, query, key, value, attention_mask, **kwargs)
+    mask = attention_mask
+    if inner != "eager":
+        mask = _additive_mask(module, attention_mask, query, key, kwargs)
+    with _SoftmaxInterceptor(step, key.shape[-2]):
+        return _eager(module)(module, query, key, value, mask, **kwargs)
+
+
+def _fire(functions: tuple[Callable[[Tensor], Tensor], ...], given: Tensor) -> Tensor:
+    # Users see (batch, pos, head, d_head), attention functions (batch, head, pos, d_head).
+    if not functions:
+        return given
+    seen = made = given.transpose(1, 2)
+    for function in functions:
+        made = function(made)
+    return given if made is seen else made.transpose(1, 2)
+
+
+def _function(module: nn.Module, implementation: str) -> Callable[..., Any]:
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS  # noqa: PLC0415 - costs seconds
+
+    eager = _eager(module)
+    return ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager)
+
+
+def _eager(module: nn.Module) -> Callable[..., Any]:
+    """Return the eager function that a module's own forward falls back to."""
+    found = _globals_of(module).get("eager_attention_forward")
+    if found is None:
+        raise ArchitectureError(
+            f"{type(module).__name__} has no eager attention to take scores and patterns from."
+        )
+    return found
+
+
+def _additive_mask(
+    module: Any, mask: Any, query: Tensor, key: Tensor, kwargs: dict[str, Any]
+) -> Tensor | None:
+    """Return the mask that eager attention adds, where another implementation got its own kind."""
+    lowest = torch.finfo(query.dtype).min
+    n_queries, n_keys = query.shape[-2], key.shape[-2]
+    if mask is None:
+        is_causal = kwargs.get("is_causal")
+        is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+        if not is_causal or n_queries == 1:
+            return None
+        allowed = query.new_ones(n_queries, n_keys, dtype=torch.bool).tril(n_keys - n_queries)
+        mask = allowed[None, None]
+    elif mask.ndim == 2:
+        # Flash attention is told which keys are padding, and to be causal.
+        mask = mask[:, None, None, :].bool()
+        if n_queries > 1 and getattr(module, "is_causal", True):
+            mask = mask & query.new_ones(n_queries, n_keys, dtype=torch.bool).tril(
+                n_keys - n_queries
+            )
+    if mask.dtype != torch.bool:
+        return mask
+    return query.new_zeros(()).masked_fill(~mask, lowest)
+
+
+# Second way: the module runs as it is, with softmax watched.
+
+
+def _intercept(step: AttentionSteps, execution: Execution) -> Callable[[], None]:
+    open_modes: list[_SoftmaxInterceptor] = []
+
+    def before(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        if active_execution() is execution:
+            mode = _SoftmaxInterceptor(step, None)
+            mode.__enter__()
+            open_modes.append(mode)
+
+    def after(module: nn.Module, args: Any, output: Any) -> None:
+        if open_modes and active_execution() is execution:
+            open_modes.pop().__exit__(None, None, None)
+
+    handles = [
+        step.module.register_forward_pre_hook(before, with_kwargs=True),
+        step.module.register_forward_hook(after, always_call=True),
+    ]
+    undo_config = _make_eager(step.module)
+
+    def undo() -> None:
+        undo_config()
+        for handle in handles:
+            handle.remove()
+
+    return undo
+
+
+def _make_eager(module: Any) -> Callable[[], None]:
+    """Show a module a configuration that says eager, if it has one that says otherwise."""
+    config = getattr(module, "config", None)
+    if config is None or getattr(config, "_attn_implementation", "eager") in ("eager", None):
+        return lambda: None
+    eager = copy.copy(config)
+    eager._attn_implementation_internal = "eager"
+    module.config = eager
+
+    def undo() -> None:
+        module.config = config
+
+    return undo
+
+
+class _SoftmaxInterceptor(TorchFunctionMode):
+    """Fires on what softmax takes and gives, where it is a batch of attention matrices."""
+
+    def __init__(self, step: AttentionSteps, n_keys: int | None) -> None:
+        super().__init__()
+        self._step = step
+        self._n_keys = n_keys
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func not in _SOFTMAX:
+            return func(*args, **kwargs)
+        scores, rest = (args[0], args[1:]) if args else (kwargs.pop("input"), ())
+        if scores.ndim != 4:
+            return func(scores, *rest, **kwargs)
+        scores = self._fire(self._step.scores, scores)
+        return self._fire(self._step.pattern, func(scores, *rest, **kwargs))
+
+    def _fire(self, functions: tuple[Callable[[Tensor], Tensor], ...], given: Tensor) -> Tensor:
+        if not functions:
+            return given
+        # A sink is a further column, which no key stands for.
+        n_keys = given.shape[-1] if self._n_keys is None else self._n_keys
+        seen = made = given if n_keys == given.shape[-1] else given[..., :n_keys]
+        for function in functions:
+            made = function(made)
+        if made is seen:
+            return given
+        return made if seen is given else torch.cat([made, given[..., n_keys:]], dim=-1)
+
+
+def _code_of(module: nn.Module) -> Any:
+    return inspect.unwrap(type(module).forward).__code__
+
+
+def _globals_of(module: nn.Module) -> dict[str, Any]:
+    return inspect.unwrap(type(module).forward).__globals__

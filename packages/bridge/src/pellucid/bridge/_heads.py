@@ -1,0 +1,91 @@
+"""How many heads an attention module has, and where each projection keeps them."""
+
+import dataclasses
+from typing import Any
+
+from torch import nn
+
+from pellucid.bridge._errors import ArchitectureError
+from pellucid.bridge._record import Fusion
+from pellucid.bridge._views import Heads, Interleaved, Span, View
+from pellucid.bridge._weights import width_out
+
+_QUERY_HEADS = ("num_heads", "n_heads", "num_attention_heads", "n_head", "nhead")
+_KEY_HEADS = ("num_key_value_heads", "num_kv_heads", "n_kv_heads", "kv_heads")
+_WIDTHS = ("head_dim", "d_head", "qk_head_dim", "attention_head_size", "key_value_proj_dim")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HeadCounts:
+    """The heads of one attention module.
+
+    Attributes:
+        queries: Of queries.
+        keys: Of keys and values.
+        d_head: Width of one.
+    """
+
+    queries: int
+    keys: int
+    d_head: int
+
+
+def count_heads(module: nn.Module, config: Any) -> HeadCounts:
+    """Return a module's heads as it says itself, else as the configuration says.
+
+    Raises:
+        ArchitectureError: If neither says.
+    """
+    # What a module says of itself holds for its layer; a configuration speaks of most layers.
+    queries = _read(module, _QUERY_HEADS) or _read(config, _QUERY_HEADS)
+    if queries is None:
+        raise ArchitectureError(f"{type(module).__name__} does not say how many heads it has.")
+    keys = _read(module, _KEY_HEADS)
+    groups = _read(module, ("num_key_value_groups",))
+    if keys is None and groups:
+        keys = queries // groups
+    keys = keys or _read(config, _KEY_HEADS) or queries
+    width = _read(module, _WIDTHS) or _read(config, _WIDTHS)
+    return HeadCounts(
+        queries=queries, keys=keys, d_head=width or int(config.hidden_size) // queries
+    )
+
+
+def view_projection(module: nn.Module, heads: HeadCounts, which: str) -> tuple[View, int]:
+    """Return the view by head of a projection of its own, and how many heads it shows."""
+    n_heads = heads.queries if which == "q" else heads.keys
+    width = width_out(module)
+    if width is not None and width % heads.d_head == 0:
+        # The weight knows best: latent attention and padded heads differ from what is declared.
+        n_heads = width // heads.d_head
+    return Heads(n_heads), n_heads
+
+
+def view_fused(module: nn.Module, heads: HeadCounts, fusion: Fusion, which: str) -> View:
+    """Return the view of queries, keys or values in a fused projection."""
+    n_q, n_kv, d = heads.queries, heads.keys, heads.d_head
+    if fusion == "spans":
+        start, stop, n = {
+            "q": (0, n_q * d, n_q),
+            "k": (n_q * d, (n_q + n_kv) * d, n_kv),
+            "v": ((n_q + n_kv) * d, (n_q + 2 * n_kv) * d, n_kv),
+        }[which]
+        return Span(start, stop, n)
+    if fusion == "heads":
+        place = "qkv".index(which)
+        return Interleaved(n_q, 3, place, place + 1, n_q)
+    if fusion == "groups":
+        n_shared = n_q // n_kv
+        start, stop = {
+            "q": (0, n_shared),
+            "k": (n_shared, n_shared + 1),
+            "v": (n_shared + 1, n_shared + 2),
+        }[which]
+        return Interleaved(n_kv, n_shared + 2, start, stop, n_q if which == "q" else n_kv)
+    place = "qvk".index(which)
+    return Interleaved(4, 3, place, place + 1, n_q)
+
+
+def _read(holder: Any, names: tuple[str, ...]) -> int | None:
+    found = (getattr(holder, name, None) for name in names)
+    return next((held for held in found if isinstance(held, int) and held > 0), None)

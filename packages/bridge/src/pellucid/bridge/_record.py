@@ -1,0 +1,160 @@
+"""What an architecture is, as data: where its parts are and how they are put together.
+
+Paths are dotted, relative to the model for an `Architecture` and a `Stack`, to the block for a
+`Block`, and to the part itself for what is inside attention, MLP and mixer. A part that a block of
+a model does not have (no bias, no post-norm, a mixer in place of attention) is left out silently
+for that block: hybrids are one record.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal
+
+Fusion = Literal["spans", "heads", "groups", "partitions"]
+"""How a fused projection arranges queries, keys and values along its output.
+
+spans: one after another (GPT-2, Phi-3, MPT). heads: for each head its query, key and value
+(GPT-NeoX, Bloom). groups: for each key head its queries, its key and its value (Falcon 40B).
+partitions: four partitions, in each queries, values, keys (CodeGen).
+"""
+
+
+def _nothing() -> Mapping[str, str]:
+    return dataclasses.field(default_factory=lambda: MappingProxyType[str, str]({}))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Attention:
+    """An attention module.
+
+    Attributes:
+        path: Relative to the block.
+        q: Query projection; k, v likewise. None where they are fused.
+        qkv: The fused projection.
+        fusion: How it is fused.
+        o: Output projection.
+        q_norm: Norm of the queries, if there is one; k_norm likewise.
+        adds_residual: Whether the module's output holds the residual stream already.
+        extra: Further modules worth hooking, name to path.
+    """
+
+    path: str
+    q: str | None = None
+    k: str | None = None
+    v: str | None = None
+    qkv: str | None = None
+    fusion: Fusion = "spans"
+    o: str | None = None
+    q_norm: str | None = None
+    k_norm: str | None = None
+    adds_residual: bool = False
+    extra: Mapping[str, str] = _nothing()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mlp:
+    """A feed-forward part, dense or of experts.
+
+    Attributes:
+        path: Relative to the block; empty if its layers are the block's own.
+        in_: Projection to the hidden layer; of a gated one, the ungated half.
+        gate: The gated half's projection, if there is one.
+        gate_in: Both halves fused, gate first.
+        out: Projection back.
+        router: Chooses experts, if there are any.
+        experts: The experts.
+        adds_residual: Whether the module's output holds the residual stream already.
+        extra: Further modules worth hooking, name to path.
+    """
+
+    path: str
+    in_: str | None = None
+    gate: str | None = None
+    gate_in: str | None = None
+    out: str | None = None
+    router: str | None = None
+    experts: str | None = None
+    adds_residual: bool = False
+    extra: Mapping[str, str] = _nothing()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mixer:
+    """What mixes positions other than by softmax attention: a state space, a linear attention.
+
+    Attributes:
+        path: Relative to the block.
+        name: Under which its hook points stand.
+        parts: Its modules, name to path.
+    """
+
+    path: str
+    name: str = "mixer"
+    parts: Mapping[str, str] = _nothing()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Block:
+    """One block.
+
+    Attributes:
+        ln1: Norm before attention or mixer; ln2: before the MLP.
+        ln1_post: Norm after attention, before its result joins the stream; ln2_post: after the MLP.
+        attn: Attention.
+        cross_attn: Attention to an encoder; ln_cross: the norm before it.
+        mlp: The MLP.
+        mixers: What stands in attention's place in some blocks or beside it.
+        is_parallel: Whether attention and MLP read the same stream: True, False, or the name of
+            the configuration's attribute that says.
+        is_post_norm: Whether norms stand on the stream itself, after the sum: BERT.
+        multiplier: Configuration attribute by which both results are multiplied: Granite.
+        extra: Further modules worth hooking, name to path.
+    """
+
+    ln1: str | None = None
+    ln2: str | None = None
+    ln1_post: str | None = None
+    ln2_post: str | None = None
+    ln_cross: str | None = None
+    attn: Attention | None = None
+    cross_attn: Attention | None = None
+    mlp: Mlp | None = None
+    mixers: tuple[Mixer, ...] = ()
+    is_parallel: bool | str = False
+    is_post_norm: bool = False
+    multiplier: str | None = None
+    extra: Mapping[str, str] = _nothing()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stack:
+    """Blocks one after another.
+
+    Attributes:
+        name: "blocks"; "encoder_blocks" and "decoder_blocks" where there are both.
+        path: Of the list of blocks.
+        block: What a block is.
+    """
+
+    path: str
+    block: Block
+    name: str = "blocks"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """A kind of model.
+
+    Attributes:
+        classes: Names of the classes of transformers that it describes.
+        stacks: Its blocks.
+        parts: Everything outside of the blocks, by its name: embed, pos_embed, embed_ln,
+            rotary_emb, ln_final, unembed, ...
+        is_inferred: Whether it was found by looking at a model's structure.
+    """
+
+    classes: tuple[str, ...]
+    stacks: tuple[Stack, ...]
+    parts: Mapping[str, str]
+    is_inferred: bool = False

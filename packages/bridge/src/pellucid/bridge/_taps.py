@@ -1,0 +1,258 @@
+"""Ways in which an activation is read, changed and differentiated, as steps on torch's modules."""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from pellucid.bridge._errors import HookError
+from pellucid.bridge._execution import AttentionSteps, Scratch, Side, Step, StepFunction
+from pellucid.bridge._norms import NormFormula, find_formula
+from pellucid.bridge._views import Heads, View, Whole
+from pellucid.bridge._weights import bias_of, weight_in_out
+
+Fire = Callable[[Tensor], Tensor]
+
+
+@runtime_checkable
+class Tap(Protocol):
+    """One way. `fire` stands for the hook functions: it returns the tensor they leave."""
+
+    def steps(self, fire: Fire) -> Iterable[Step | AttentionSteps]:
+        """Return what to install."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Passing:
+    """What a module takes or gives, or a part of it."""
+
+    module: nn.Module
+    side: Side
+    view: View = Whole()
+    item: int = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing of the module's tensor is left out."""
+        return isinstance(self.view, (Whole, Heads)) and not self.item
+
+    def steps(self, fire: Fire) -> Iterable[Step]:
+        """Fire on the tensor as it passes."""
+        return [Step(self.module, self.side, _through(self.view, fire), self.item)]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ResidualMiddle:
+    """The stream between a block's attention and its MLP.
+
+    The block keeps the stream for its skip connection before it hands it to `reader`, so a change
+    seen there alone would be half a change: the block's output gets the difference.
+    """
+
+    reader: nn.Module
+    block: nn.Module
+
+    def steps(self, fire: Fire) -> Iterable[Step]:
+        """Fire before the reader; correct the block's output."""
+        key = (self.block, "resid_mid")
+
+        def read(stream: Tensor, scratch: Scratch) -> Tensor:
+            made = fire(stream)
+            if made is not stream:
+                scratch[key] = made - stream
+            return made
+
+        def correct(stream: Tensor, scratch: Scratch) -> Tensor:
+            # OPT hands its MLP the positions of all samples in one row.
+            return stream + scratch.pop(key).view_as(stream) if key in scratch else stream
+
+        return [Step(self.reader, "before", read), Step(self.block, "after", correct)]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scaled:
+    """A module's output times a constant: what the block really adds to the stream."""
+
+    module: nn.Module
+    factor: float
+
+    def steps(self, fire: Fire) -> Iterable[Step]:
+        """Fire on the product; a change is divided back."""
+
+        def step(given: Tensor, scratch: Scratch) -> Tensor:
+            product = given * self.factor
+            made = fire(product)
+            return given if made is product else made / self.factor
+
+        return [Step(self.module, "after", step)]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class NormPart:
+    """What a normalisation layer divides by, or what that leaves before weight and bias."""
+
+    layer: nn.Module
+    width: int
+    is_scale: bool
+
+    def steps(self, fire: Fire) -> Iterable[Step]:
+        """Compute it from the layer's input; after a change, the layer's output from it."""
+        formula = find_formula(self.layer, self.width)
+        if formula is None:
+            raise HookError(
+                f"{type(self.layer).__name__} is neither a LayerNorm nor an RMSNorm as far as "
+                "trying it shows. Hook what it takes and gives (hook_in, hook_out) instead."
+            )
+        after = self._fire_scale(formula, fire) if self.is_scale else self._fire_rest(formula, fire)
+
+        def keep(given: Tensor, scratch: Scratch) -> Tensor:
+            scratch[self.layer, "input"] = given
+            scratch.pop((self.layer, "scale"), None)
+            return given
+
+        return [Step(self.layer, "before", keep), Step(self.layer, "after", after)]
+
+    def _fire_scale(self, formula: NormFormula, fire: Fire) -> StepFunction:
+        def step(output: Tensor, scratch: Scratch) -> Tensor:
+            given = scratch[self.layer, "input"]
+            scale = formula.scale(given)
+            made = fire(scale)
+            if made is scale:
+                return output
+            scratch[self.layer, "scale"] = made
+            return formula.finish(formula.centre(given) / made, self.layer, output.dtype)
+
+        return step
+
+    def _fire_rest(self, formula: NormFormula, fire: Fire) -> StepFunction:
+        def step(output: Tensor, scratch: Scratch) -> Tensor:
+            given = scratch[self.layer, "input"]
+            scale = scratch.get((self.layer, "scale"))
+            scale = formula.scale(given) if scale is None else scale
+            normalized = formula.centre(given) / scale
+            made = fire(normalized)
+            if made is normalized:
+                return output
+            return formula.finish(made, self.layer, output.dtype)
+
+        return step
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HeadResult:
+    """What each head writes to the stream: its z times its part of the output projection."""
+
+    projection: nn.Module
+    n_heads: int
+
+    def steps(self, fire: Fire) -> Iterable[Step]:
+        """Compute it by head; after a change, the projection's output is the sum and the bias."""
+        key = (self.projection, "z")
+
+        def keep(z: Tensor, scratch: Scratch) -> Tensor:
+            scratch[key] = z
+            return z
+
+        def step(output: Tensor, scratch: Scratch) -> Tensor:
+            z = scratch.pop(key).unflatten(-1, (self.n_heads, -1))
+            weight = weight_in_out(self.projection).unflatten(0, (self.n_heads, -1))
+            result = torch.einsum("bphd,hdm->bphm", z, weight)
+            made = fire(result)
+            if made is result:
+                return output
+            bias = bias_of(self.projection)
+            total = made.sum(-2)
+            return total if bias is None else total + bias
+
+        return [Step(self.projection, "before", keep), Step(self.projection, "after", step)]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HeadInput:
+    """The stream as each head reads it, before the norm: one copy per head and projection.
+
+    Attributes:
+        reader: What takes the stream first: the norm before attention, or attention itself.
+        norm: That norm, if there is one.
+        projections: For each of query, key and value that is concerned, its module, the view of
+            its heads, and their number.
+        n_heads: How many copies are shown.
+    """
+
+    reader: nn.Module
+    norm: nn.Module | None
+    projections: tuple[tuple[nn.Module, View, int], ...]
+    n_heads: int
+
+    def steps(self, fire: Fire) -> Iterable[Step]:
+        """Fire on the copies; after a change, project each head's copy by itself."""
+        key = (self, "copies")
+
+        def read(stream: Tensor, scratch: Scratch) -> Tensor:
+            copies = stream.unsqueeze(-2).expand(*stream.shape[:-1], self.n_heads, -1)
+            made = fire(copies)
+            scratch.pop(key, None)
+            if made is not copies:
+                # Past the norm's hooks: this is not the pass that they watch.
+                scratch[key] = made if self.norm is None else self.norm.forward(made)
+            return stream
+
+        def project(module: nn.Module, view: View, n_heads: int) -> StepFunction:
+            def step(output: Tensor, scratch: Scratch) -> Tensor:
+                copies = scratch.get(key)
+                if copies is None:
+                    return output
+                weight = view.get(weight_in_out(module))
+                made = torch.einsum("bphm,mhd->bphd", self._fit(copies, n_heads), weight)
+                bias = bias_of(module)
+                return view.put(output, made if bias is None else made + view.get(bias))
+
+            return step
+
+        return [
+            Step(self.reader, "before", read),
+            *(Step(m, "after", project(m, view, n)) for m, view, n in self.projections),
+        ]
+
+    def _fit(self, copies: Tensor, n_heads: int) -> Tensor:
+        if n_heads == self.n_heads:
+            return copies
+        # Query heads that share a key head can read different things, their key cannot.
+        grouped = copies.unflatten(-2, (n_heads, -1))
+        first = grouped[..., :1, :]
+        if not torch.equal(grouped, first.expand_as(grouped)):
+            raise HookError(
+                f"{self.n_heads} query heads share {n_heads} key and value heads, which cannot "
+                "read different inputs for each query head. Hook hook_q_input, hook_k_input and "
+                "hook_v_input apart."
+            )
+        return first.squeeze(-2)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class InsideAttention:
+    """What exists only between the projections: rotated queries and keys, scores, pattern.
+
+    Attributes:
+        module: The attention module.
+        place: A field of `AttentionSteps`.
+    """
+
+    module: nn.Module
+    place: str
+
+    def steps(self, fire: Fire) -> Iterable[AttentionSteps]:
+        """Fire inside the attention function."""
+        return [AttentionSteps(module=self.module, **{self.place: (fire,)})]
+
+
+def _through(view: View, fire: Fire) -> StepFunction:
+    def step(whole: Tensor, scratch: Scratch) -> Tensor:
+        part = view.get(whole)
+        made = fire(part)
+        return whole if made is part else view.put(whole, made)
+
+    return step

@@ -1,0 +1,124 @@
+"""Where an activation stands inside the tensor that a module takes or gives.
+
+A view reads its part of a tensor and puts a changed part back; what is around stays. Reading copies
+nothing where torch can help it.
+"""
+
+import dataclasses
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+@runtime_checkable
+class View(Protocol):
+    """A part of a tensor's last axis, in the shape that its users see."""
+
+    def get(self, whole: Tensor) -> Tensor:
+        """Return the part."""
+        ...
+
+    def put(self, whole: Tensor, part: Tensor) -> Tensor:
+        """Return the whole with the part replaced; the given tensor stays as it is."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    """All of it, as it is."""
+
+    def get(self, whole: Tensor) -> Tensor:
+        """Return the tensor itself."""
+        return whole
+
+    def put(self, whole: Tensor, part: Tensor) -> Tensor:
+        """Return the part."""
+        return part
+
+
+@dataclasses.dataclass(frozen=True)
+class Heads:
+    """All of it, the last axis split into heads: (..., d) as (..., head, d_head)."""
+
+    n_heads: int
+
+    def get(self, whole: Tensor) -> Tensor:
+        """Return the tensor by head."""
+        return whole.unflatten(-1, (self.n_heads, -1))
+
+    def put(self, whole: Tensor, part: Tensor) -> Tensor:
+        """Return the heads side by side."""
+        return part.reshape(whole.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """Entries from `start` to before `stop`, by head if their number is given.
+
+    Fused projections that put queries, keys and values one after another: GPT-2, Phi-3, MPT.
+    """
+
+    start: int
+    stop: int
+    n_heads: int | None = None
+
+    def get(self, whole: Tensor) -> Tensor:
+        """Return the span."""
+        part = whole[..., self.start : self.stop]
+        return part if self.n_heads is None else part.unflatten(-1, (self.n_heads, -1))
+
+    def put(self, whole: Tensor, part: Tensor) -> Tensor:
+        """Return the whole with this span replaced."""
+        made = whole.clone()
+        made[..., self.start : self.stop] = part if self.n_heads is None else part.flatten(-2)
+        return made
+
+
+@dataclasses.dataclass(frozen=True)
+class Interleaved:
+    """Slots from `start` to before `stop` of each group, by head.
+
+    The last axis is `n_groups` groups of `n_slots` slots. GPT-NeoX and Bloom: a group is a head,
+    its slots are query, key and value. Falcon: a group is a key head, its slots are the queries
+    that share it, its key and its value. CodeGen: a group is a partition of the weights.
+    """
+
+    n_groups: int
+    n_slots: int
+    start: int
+    stop: int
+    n_heads: int
+
+    def get(self, whole: Tensor) -> Tensor:
+        """Return the slots' contents."""
+        slots = whole.unflatten(-1, (self.n_groups, self.n_slots, -1))
+        part = slots[..., self.start : self.stop, :]
+        return part.flatten(-3).unflatten(-1, (self.n_heads, -1))
+
+    def put(self, whole: Tensor, part: Tensor) -> Tensor:
+        """Return the whole with these slots replaced."""
+        made = whole.clone(memory_format=torch.contiguous_format)
+        slots = made.unflatten(-1, (self.n_groups, self.n_slots, -1))
+        width = self.stop - self.start
+        slots[..., self.start : self.stop, :] = part.flatten(-2).unflatten(
+            -1, (self.n_groups, width, -1)
+        )
+        return made
+
+
+@dataclasses.dataclass(frozen=True)
+class Leading:
+    """The first `n` entries of the last axis: the keys of a pattern that also has a sink."""
+
+    n: int
+
+    def get(self, whole: Tensor) -> Tensor:
+        """Return the first entries."""
+        return whole[..., : self.n]
+
+    def put(self, whole: Tensor, part: Tensor) -> Tensor:
+        """Return the whole with its first entries replaced."""
+        made = whole.clone()
+        made[..., : self.n] = part
+        return made
