@@ -103,6 +103,9 @@ def test_the_lowest_loss_of_the_latest_batch_is_logged():
     assert loss.get_loss_log_dict() == {"LengthLoss": 1.0}
     resolve_and_compute_loss(ModelOutput(), ModelInput(input_texts=["abc"]), loss)
     assert loss.get_loss_log_dict() == {"LengthLoss": 3.0}
+    more = ModelInput(input_texts=["abcd"])
+    resolve_and_compute_loss(ModelOutput(), more, loss, is_continued=True)
+    assert loss.get_loss_log_dict() == {"LengthLoss": 3.0}
     assert LengthLoss().get_loss_log_dict() == {}
 
 

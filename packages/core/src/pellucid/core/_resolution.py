@@ -13,7 +13,11 @@ from pellucid.core._model_io import ModelInput, ModelOutput
 
 
 def resolve_and_compute_loss(
-    model_output: ModelOutput, model_input: ModelInput, loss_func: BaseLoss
+    model_output: ModelOutput,
+    model_input: ModelInput,
+    loss_func: BaseLoss,
+    *,
+    is_continued: bool = False,
 ) -> Float[Tensor, " batch"]:
     """Compute a loss from what a model was given and returned.
 
@@ -25,6 +29,8 @@ def resolve_and_compute_loss(
         model_output: What the model returned for one template.
         model_input: What it was given, targets included.
         loss_func: The loss.
+        is_continued: Whether these samples and the latest before them belong together, so that the
+            loss logs the lowest of them all.
 
     Returns:
         The loss of each sample, float, of shape (batch,).
@@ -34,13 +40,19 @@ def resolve_and_compute_loss(
         ContractError: If the loss returns anything but one float for each sample.
     """
     if isinstance(loss_func, CombinedLoss):
-        parts = [resolve_and_compute_loss(model_output, model_input, loss) for loss in loss_func]
+        parts = [
+            resolve_and_compute_loss(model_output, model_input, loss, is_continued=is_continued)
+            for loss in loss_func
+        ]
         losses = loss_func(_stack(parts))
     else:
         losses = loss_func(**_collect_fields(model_output, model_input, loss_func))
     _check_losses(losses, loss_func, _count_samples(model_output, model_input))
+    latest, before = losses.detach(), loss_func._last_loss_vals  # pyright: ignore[reportPrivateUsage]
+    if is_continued and before is not None:
+        latest = torch.cat([before, latest.to(before)])
     # By way of object, since a loss may be a frozen dataclass.
-    object.__setattr__(loss_func, "_last_loss_vals", losses.detach())
+    object.__setattr__(loss_func, "_last_loss_vals", latest)
     return losses
 
 

@@ -40,6 +40,7 @@ from pellucid.hf._gradients import (
     topk_on_vocabulary,
     wide_dtype,
 )
+from pellucid.hf._pace import Pace
 from pellucid.hf._relaxation import check_relaxation, sample_gumbel_softmax
 from pellucid.hf._run_mode import held_in_mode
 
@@ -154,12 +155,21 @@ class HuggingFaceBackendModel(
         def compute(template_idx: int, rows: slice) -> Tensor:
             shared = lend(template_idx, rows)
             losses = self._compute_losses(
-                template_idx, loss_func, shared, trigger_ids=arranged.ids[rows]
+                template_idx,
+                loss_func,
+                shared,
+                is_continued=rows.start > 0,
+                trigger_ids=arranged.ids[rows],
             )
             return replace_nan(losses.detach()).to(self.device)
 
         with self._running(with_grad=loss_func.require_gradients):
-            losses = self._over_templates(compute, len(arranged.ids), "_forward_pass_batch_size")
+            losses = self._over_templates(
+                compute,
+                len(arranged.ids),
+                "_forward_pass_batch_size",
+                find_pace=functools.partial(self._find_pace, arranged, loss_func),
+            )
         losses = losses[:, arranged.sources]
         return losses if keep_message_dim else losses.mean(dim=0)
 
@@ -343,20 +353,25 @@ class HuggingFaceBackendModel(
             return self._over_templates(compute, len(embeds), "_backward_pass_batch_size")
 
     def _over_templates(
-        self, compute: Callable[[int, slice], Any], n_candidates: int, size_attribute: str
+        self,
+        compute: Callable[[int, slice], Any],
+        n_candidates: int,
+        size_attribute: str,
+        find_pace: Callable[[int], Pace | None] = lambda _: None,
     ) -> Any:
         """Compute each template's candidates in batches; tensors gain a leading template axis."""
-        per_template = [
-            _concatenate(
-                map_in_batches(
-                    functools.partial(compute, template_idx),
-                    n_candidates,
-                    owner=self,
-                    size_attribute=size_attribute,
-                )
+        per_template: list[Any] = []
+        for template_idx in range(self._set_token_inputs().n_templates):
+            one = functools.partial(compute, template_idx)
+            pace = find_pace(template_idx)
+            parts = map_in_batches(
+                one if pace is None else pace.time(one, self._count_tokens),
+                n_candidates,
+                owner=self,
+                size_attribute=size_attribute,
+                prefer_size=None if pace is None else pace.prefer_size,
             )
-            for template_idx in range(self._set_token_inputs().n_templates)
-        ]
+            per_template.append(_concatenate(parts))
         if isinstance(per_template[0], tuple):
             return tuple(torch.stack(parts) for parts in zip(*per_template, strict=True))
         return torch.stack(per_template)
@@ -373,11 +388,22 @@ class HuggingFaceBackendModel(
         """Return what says how a batch of a template is to be invoked other than by itself."""
         return lambda template_idx, rows: {}
 
+    def _find_pace(
+        self, arranged: Arrangement, loss_func: BaseLoss, template_idx: int
+    ) -> Pace | None:
+        """Return what decides how many candidates to compute at a time, if not memory alone."""
+        return None
+
+    def _count_tokens(self) -> int:
+        return 0 if self._usage is None else self._usage.total_tokens
+
     def _compute_losses(
         self,
         template_idx: int,
         loss_func: BaseLoss,
         shared: Mapping[str, Any],
+        *,
+        is_continued: bool = False,
         **trigger: Tensor | None,
     ) -> Float[Tensor, " n_candidates"]:
         reads = loss_func.reads()
@@ -400,7 +426,7 @@ class HuggingFaceBackendModel(
                 ),
             )
         )
-        return resolve_and_compute_loss(output, model_input, loss_func)
+        return resolve_and_compute_loss(output, model_input, loss_func, is_continued=is_continued)
 
     def _select_arguments(self, model_input: ModelInput, **options: Any) -> dict[str, Any]:
         held = model_input.to_dict()

@@ -23,6 +23,7 @@ from pellucid.core import (
     Targets,
     Template,
     boundary,
+    first_places,
 )
 from pellucid.hf._codec import TextCodec
 from pellucid.hf._forward import Forward, Wanted
@@ -36,10 +37,13 @@ from pellucid.hf._loading import (
     resolve_model,
     resolve_tokenizer,
 )
+from pellucid.hf._pace import Paces
 from pellucid.hf._prefix import PrefixReport
 from pellucid.hf._prompts import encode_targets
 from pellucid.hf._rendering import PromptRenderer
 from pellucid.hf._trigger_codec import Consistency, check_consistency
+
+_MAX_BATCH_SIZE = 1024
 
 _RESPONSES = {
     "prefill_response_logits": ("require_target_prefill",),
@@ -50,6 +54,7 @@ _RESPONSES = {
 _INSIDES = {
     "full_logits": (),
     "input_slices": (),
+    "input_trigger_slots": (),
     "full_hidden_states": ("require_hidden_states",),
     "full_attentions": ("require_attentions",),
     "generated_response_logits": ("require_generation",),
@@ -71,8 +76,11 @@ class LMHFModel(LMBaseModel, LanguageModelRuns, LogitsTokenAccessMixin, LossText
         model_name: A name, a path, or a model object.
         device: Where to load the model to; CUDA if there is one, else the CPU, when omitted.
         dtype: What to load the weights as; as they are saved when omitted.
-        forward_pass_batch_size: How many candidates go through one forward pass; halved when memory
-            runs out.
+        forward_pass_batch_size: How many candidates go through one forward pass at most; halved
+            when memory runs out. When None, 1024, and on a CPU the fastest of a few sizes from 16
+            to 128, which are timed in the first calls with many candidates of a model that is not
+            tiny. The size changes nothing but the last bits of a loss: where runs must repeat to
+            the bit, give a number.
         backward_pass_batch_size: The same for passes with a gradient.
         set_model_to_train: Whether to compute in training mode, dropout on and weights with
             gradients, for losses that differentiate with regard to the weights.
@@ -112,7 +120,7 @@ class LMHFModel(LMBaseModel, LanguageModelRuns, LogitsTokenAccessMixin, LossText
         device: torch.device | str | None = None,
         dtype: torch.dtype | str | None = None,
         *,
-        forward_pass_batch_size: int = 1024,
+        forward_pass_batch_size: int | None = None,
         backward_pass_batch_size: int = 32,
         set_model_to_train: bool = False,
         use_prefix_cache: bool = True,
@@ -123,6 +131,8 @@ class LMHFModel(LMBaseModel, LanguageModelRuns, LogitsTokenAccessMixin, LossText
         consistency: str = "full",
         **model_kwargs: Any,
     ) -> None:
+        is_automatic = forward_pass_batch_size is None
+        forward_pass_batch_size = _MAX_BATCH_SIZE if is_automatic else forward_pass_batch_size
         check_batch_sizes(forward_pass_batch_size, backward_pass_batch_size)
         is_loaded = loaded_model is not None or not isinstance(model_name, str)
         if use_eager_attention and not is_loaded:
@@ -144,6 +154,8 @@ class LMHFModel(LMBaseModel, LanguageModelRuns, LogitsTokenAccessMixin, LossText
             self.provides = _without_attentions(type(self).provides)
         self._model_name = model_name if isinstance(model_name, str) else name_of(self._model)
         self._embedding_layer = self._model.get_input_embeddings()
+        is_paced = is_automatic and self.device.type == "cpu"
+        self._paces = Paces(self._model) if is_paced else None
         self._forward_pass_batch_size = forward_pass_batch_size
         self._backward_pass_batch_size = backward_pass_batch_size
         self._set_model_to_train = set_model_to_train
@@ -205,13 +217,16 @@ class LMHFModel(LMBaseModel, LanguageModelRuns, LogitsTokenAccessMixin, LossText
         Args:
             candidate_trigger_ids: Int, of shape (n_candidates, trigger_pos).
             keep_message_dim: Whether to keep the leading axis of templates.
-            return_trigger_logits_only: Only the logits that predict the trigger's tokens.
-            return_after_trigger_logits_only: Only those that predict the token after it.
+            return_trigger_logits_only: Only the logits that predict the trigger's tokens, where
+                each first stands.
+            return_after_trigger_logits_only: Only those that predict the token after it, where it
+                first stands.
 
         Raises:
             ArgumentError: (a ValueError) If both restrictions are asked for, if nothing stands
-                before the trigger to predict its first token from, or if all logits are asked for
-                and the templates differ in length.
+                before the trigger to predict its first token from, if all logits are asked for and
+                the templates differ in length, or if a trigger of several parts is asked for that
+                has not every part in every template, or what follows it.
             InputsNotSetError: Before `set_inputs_from_tokens`.
         """
         if return_trigger_logits_only and return_after_trigger_logits_only:
@@ -221,19 +236,23 @@ class LMHFModel(LMBaseModel, LanguageModelRuns, LogitsTokenAccessMixin, LossText
             )
         ids = self._check_candidates(candidate_trigger_ids)
         inputs = self._set_token_inputs()
+        if return_after_trigger_logits_only and inputs.n_parts > 1:
+            raise ArgumentError("what follows a trigger of several parts is not one token.")
 
         def compute(template_idx: int, rows: slice) -> Tensor:
             held = inputs.get_triggered_inputs(template_idx, ids[rows], decode=False).to_dict()
-            trigger = held["input_slices"][SliceKey.TRIGGER]
-            wanted = slice(0, held["input_ids"].shape[1])
+            places = list(range(held["input_ids"].shape[1]))
             if return_trigger_logits_only:
-                wanted = slice(trigger.start - 1, trigger.stop - 1)
+                slots = held["input_trigger_slots"]
+                places = [place - 1 for place in first_places(slots, ids.shape[1])]
             elif return_after_trigger_logits_only:
-                wanted = slice(trigger.stop - 1, trigger.stop)
+                places = [held["input_slices"][SliceKey.TRIGGER].stop - 1]
+            wanted = _check_rows(slice(min(places), max(places) + 1))
             prefix = prefix_of(held.get("input_prefix_cache_kwargs"))
-            return self._run(
-                held["input_ids"], None, rows=_check_rows(wanted), prefix=prefix
-            ).logits
+            logits = self._run(held["input_ids"], None, rows=wanted, prefix=prefix).logits
+            if len(places) == logits.shape[1]:
+                return logits
+            return logits[:, [place - wanted.start for place in places]]
 
         with self._running(with_grad=False):
             try:

@@ -7,12 +7,13 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from pellucid.core import ArgumentError, MessageTargets, ModelOutput, Targets
+from pellucid.core import ArgumentError, BaseLoss, MessageTargets, ModelOutput, Targets
 from pellucid.hf._beginnings import Arrangement, Beginning, CommonRow
 from pellucid.hf._forward import Forward, Wanted, rows_needed, stack_layers
 from pellucid.hf._generation import Decoding, first_token_logprobs, generate
 from pellucid.hf._gradients import wide_dtype
 from pellucid.hf._inputs import target_row
+from pellucid.hf._pace import Pace, Paces
 from pellucid.hf._prefix import SharedPart, SharedPrefix, complete
 from pellucid.hf._prompts import encode_targets
 from pellucid.hf._slotted import SlottedBackend
@@ -22,6 +23,7 @@ class LanguageModelRuns(SlottedBackend):
     """The passes of a language model, beneath the public methods of `LMHFModel`."""
 
     _forward: Forward
+    _paces: Paces | None
     _has_attentions: bool
 
     @property
@@ -137,9 +139,11 @@ class LanguageModelRuns(SlottedBackend):
 
     def _lend_beginnings(self, arranged: Arrangement) -> Callable[[int, slice], dict[str, Any]]:
         inputs: Any = self._set_token_inputs()
+        # Of a trigger of several parts, another one than the first may stand first.
+        prefixes = inputs.prefixes if inputs.n_parts < 2 else ()
         rows = [
             CommonRow(prefix, arranged.base, self._forward, count_tokens=self._count_shared)
-            for prefix in inputs.prefixes
+            for prefix in prefixes
         ]
 
         def lend(template_idx: int, batch: slice) -> dict[str, Any]:
@@ -150,6 +154,18 @@ class LanguageModelRuns(SlottedBackend):
             return {"input_prefix_cache_kwargs": {"prefix": beginning}}
 
         return lend
+
+    def _find_pace(
+        self, arranged: Arrangement, loss_func: BaseLoss, template_idx: int
+    ) -> Pace | None:
+        if self._paces is None:
+            return None
+        filled = self._set_token_inputs().get_triggered_inputs(
+            template_idx, arranged.ids[:1], decode=False
+        )
+        n_pos = 0 if filled.input_ids is None else filled.input_ids.shape[1]
+        kind = (template_idx, n_pos, type(loss_func), repr(loss_func.options()))
+        return self._paces.find(kind, len(arranged.ids))
 
     def _run_after(self, rest: Tensor, part: SharedPart, *, rows: slice, **outputs: bool) -> Any:
         first = max(rows.start - part.n_tokens, 0)
