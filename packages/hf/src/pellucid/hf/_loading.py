@@ -12,7 +12,7 @@ from pellucid.core import ArgumentError, RequirementError
 from pellucid.hf._errors import ModelLoadError
 
 # What tells from_pretrained where to look concerns the tokenizer as well.
-_PLACE_OPTIONS = ("revision", "trust_remote_code", "token", "cache_dir", "local_files_only")
+PLACE_OPTIONS = ("revision", "trust_remote_code", "token", "cache_dir", "local_files_only")
 _PLACED_BY_LOADER = ("device_map", "quantization_config")
 
 
@@ -45,7 +45,7 @@ def resolve_model(
             raise ArgumentError("a model was given twice, as model_name and as loaded_model.")
         model_name, loaded_model = None, model_name
     if loaded_model is not None:
-        _check_nothing_to_load(loaded_model, device, dtype, model_kwargs)
+        check_nothing_to_load(loaded_model, device, dtype, model_kwargs)
         return loaded_model
     if not isinstance(model_name, str):
         raise ArgumentError(
@@ -54,74 +54,14 @@ def resolve_model(
     return _load(auto_class, model_name, device, dtype, model_kwargs)
 
 
-def resolve_tokenizer(
-    model_name: Any, tokenizer: Any, model: Any, model_kwargs: Mapping[str, Any]
-) -> Any:
-    """Return the caller's tokenizer, or the one that is saved with the model.
-
-    Raises:
-        ArgumentError: (a ValueError) If there is none to be had.
-        ModelLoadError: (an OSError) If it cannot be loaded.
-    """
-    if tokenizer is not None and not isinstance(tokenizer, str):
-        return tokenizer
-    name = tokenizer or (model_name if isinstance(model_name, str) else None)
-    if name is None:
-        raise ArgumentError(
-            f"a {type(model).__name__} object was given without a tokenizer. "
-            "Pass tokenizer=, an object or a name."
-        )
-    options = {key: model_kwargs[key] for key in _PLACE_OPTIONS if key in model_kwargs}
-    try:
-        return AutoTokenizer.from_pretrained(name, **options)
-    except (OSError, ValueError) as error:
-        raise ModelLoadError(f"no tokenizer can be loaded from {name!r}: {error}") from error
-
-
-def check_fit(model: Any, tokenizer: Any) -> None:
-    """Check that a model can be given embeddings, and every id of the tokenizer.
-
-    Raises:
-        RequirementError: (a TypeError) If the model takes no embeddings.
-        ArgumentError: (a ValueError) If the tokenizer has ids beyond the embedding table.
-    """
-    if "inputs_embeds" not in inspect.signature(model.forward).parameters:
-        raise RequirementError(
-            f"{type(model).__name__}.forward takes no inputs_embeds, so triggers cannot be given "
-            "as embeddings. Use a model that does."
-        )
-    n_rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > n_rows:
-        raise ArgumentError(
-            f"the tokenizer has {len(tokenizer)} ids, the model embeds {n_rows}: they do not "
-            "belong together. Use the model's own tokenizer, or model.resize_token_embeddings."
-        )
-
-
-def max_positions(model: Any) -> int | None:
-    """Return how many positions a model is made for; None if it sets no limit."""
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return limit if isinstance(limit, int) and limit > 0 else None
-
-
-def check_batch_sizes(*sizes: int) -> None:
-    """Refuse batch sizes below 1.
-
-    Raises:
-        ArgumentError: (a ValueError) If there is one.
-    """
-    if min(sizes) < 1:
-        raise ArgumentError(f"batch sizes must be at least 1, got {sizes!r}.")
-
-
-def name_of(model: Any) -> str:
-    """Return the name that a model was loaded by, else that of its class."""
-    return getattr(model.config, "name_or_path", "") or type(model).__name__
-
-
-def _check_nothing_to_load(
+def check_nothing_to_load(
     model: nn.Module, device: Any, dtype: Any, model_kwargs: Mapping[str, Any]
 ) -> None:
+    """Refuse arguments that apply to loading beside a model that is loaded.
+
+    Raises:
+        ArgumentError: (a ValueError) If there are any that the model does not fulfil already.
+    """
     if model_kwargs:
         raise ArgumentError(
             f"{sorted(model_kwargs)!r} apply to loading, but the model is loaded already. "
@@ -145,12 +85,101 @@ def _check_nothing_to_load(
         )
 
 
-def _load(
-    auto_class: Any, name: str, device: Any, dtype: Any, model_kwargs: Mapping[str, Any]
+def resolve_tokenizer(
+    model_name: Any, tokenizer: Any, model: Any, model_kwargs: Mapping[str, Any]
 ) -> Any:
+    """Return the caller's tokenizer, or the one that is saved with the model.
+
+    Raises:
+        ArgumentError: (a ValueError) If there is none to be had.
+        ModelLoadError: (an OSError) If it cannot be loaded.
+    """
+    if tokenizer is not None and not isinstance(tokenizer, str):
+        return tokenizer
+    name = tokenizer or (model_name if isinstance(model_name, str) else None)
+    if name is None:
+        raise ArgumentError(
+            f"a {type(model).__name__} object was given without a tokenizer. "
+            "Pass tokenizer=, an object or a name."
+        )
+    options = {key: model_kwargs[key] for key in PLACE_OPTIONS if key in model_kwargs}
+    try:
+        return AutoTokenizer.from_pretrained(name, **options)
+    except (OSError, ValueError) as error:
+        raise ModelLoadError(f"no tokenizer can be loaded from {name!r}: {error}") from error
+
+
+def pick_device(device: torch.device | str | None) -> torch.device:
+    """Return where to load to: CUDA if there is one, else the CPU, when nothing is said.
+
+    Raises:
+        ArgumentError: (a ValueError) If CUDA is asked for and absent.
+    """
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if target.type == "cuda" and not torch.cuda.is_available():
         raise ArgumentError(f"device={str(device)!r}, but there is no CUDA here. Use 'cpu'.")
+    return target
+
+
+def check_fit(model: Any, tokenizer: Any) -> None:
+    """Check that a model can be given embeddings, and every id of the tokenizer.
+
+    Raises:
+        RequirementError: (a TypeError) If the model takes no embeddings.
+        ArgumentError: (a ValueError) If the tokenizer has ids beyond the embedding table.
+    """
+    if "inputs_embeds" not in inspect.signature(model.forward).parameters:
+        raise RequirementError(
+            f"{type(model).__name__}.forward takes no inputs_embeds, so triggers cannot be given "
+            "as embeddings. Use a model that does."
+        )
+    check_vocabulary(model, tokenizer)
+
+
+def check_vocabulary(model: Any, tokenizer: Any) -> None:
+    """Check that a model embeds every id of the tokenizer.
+
+    Raises:
+        ArgumentError: If the tokenizer has ids beyond the embedding table.
+    """
+    n_rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > n_rows:
+        raise ArgumentError(
+            f"the tokenizer has {len(tokenizer)} ids, the model embeds {n_rows}: they do not "
+            "belong together. Use the model's own tokenizer, or model.resize_token_embeddings."
+        )
+
+
+def max_positions(model: Any) -> int | None:
+    """Return how many positions a model is made for; None if it sets no limit."""
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if not isinstance(limit, int) or limit <= 0:
+        return None
+    table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    # Where padding has a row, as in RoBERTa, positions are counted from the one after it.
+    padding = getattr(table, "padding_idx", None)
+    return limit if padding is None else limit - padding - 1
+
+
+def check_batch_sizes(*sizes: int) -> None:
+    """Refuse batch sizes below 1.
+
+    Raises:
+        ArgumentError: (a ValueError) If there is one.
+    """
+    if min(sizes) < 1:
+        raise ArgumentError(f"batch sizes must be at least 1, got {sizes!r}.")
+
+
+def name_of(model: Any) -> str:
+    """Return the name that a model was loaded by, else that of its class."""
+    return getattr(model.config, "name_or_path", "") or type(model).__name__
+
+
+def _load(
+    auto_class: Any, name: str, device: Any, dtype: Any, model_kwargs: Mapping[str, Any]
+) -> Any:
+    target = pick_device(device)
     try:
         model = auto_class.from_pretrained(name, dtype=dtype or "auto", **model_kwargs)
     except (OSError, ValueError) as error:
