@@ -10,11 +10,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pellucid.core import OptimizerResult, Targets, Template
+from pellucid.core import InitialTrigger, OptimizerResult, Targets, Template
 from pellucid.optimizers._problem import Problem
 from pellucid.optimizers._protocol import Moves, Search, StateT
 from pellucid.optimizers._random import StepRandom
-from pellucid.optimizers._restarts import Restarts, RestartsResult, choose_starts
+from pellucid.optimizers._restarts import Restarts, RestartsResult, share_out
 from pellucid.optimizers._run import Run
 from pellucid.optimizers._step import Callback
 
@@ -95,7 +95,7 @@ class SearchOptimizer(Search[StateT]):
     def iterate_restarts(
         self,
         templates: Sequence[Template],
-        initial_triggers: str | Sequence[str] | None = None,
+        initial_triggers: str | Sequence[InitialTrigger] | None = None,
         targets: Targets | None = None,
         *,
         n_restarts: int | None = None,
@@ -126,7 +126,7 @@ class SearchOptimizer(Search[StateT]):
         return Restarts(
             self,
             templates,
-            choose_starts(initial_triggers, n_restarts, seeds),
+            share_out(initial_triggers, n_restarts, seeds),
             targets,
             seeds=seeds,
             checkpoint_dir=checkpoint_dir,
@@ -137,7 +137,7 @@ class SearchOptimizer(Search[StateT]):
     def optimize_triggers(
         self,
         templates: Sequence[Template],
-        initial_triggers: str | Sequence[str] | None = None,
+        initial_triggers: str | Sequence[InitialTrigger] | None = None,
         targets: Targets | None = None,
         *,
         n_restarts: int | None = None,

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from pellucid.core import (
-    DEFAULT_INIT_TRIGGER,
     ArgumentError,
+    InitialTrigger,
     OptimizerResult,
     RequirementError,
     Targets,
     Template,
     check_templates,
+    choose_start,
+    count_parts,
 )
 from pellucid.optimizers._checkpoint import Checkpoint, save_checkpoint
 from pellucid.optimizers._problem import Problem
@@ -89,7 +91,7 @@ class Restarts(Iterator[RestartsStep]):
         self,
         optimizer: Search[Any],
         templates: Sequence[Template],
-        initial_triggers: Sequence[str],
+        initial_triggers: Sequence[InitialTrigger | None],
         targets: Targets | None,
         *,
         seeds: Sequence[int] | None,
@@ -102,16 +104,16 @@ class Restarts(Iterator[RestartsStep]):
         self._targets = targets
         self._callbacks = tuple(callbacks)
         self._directory = None if checkpoint_dir is None else Path(checkpoint_dir)
+        starts = _read_starts(initial_triggers, count_parts(self._templates))
         self._settings = {
-            "initial_triggers": list(initial_triggers),
+            "initial_triggers": starts,
             "seeds": None if seeds is None else list(seeds),
         }
         checkpoints = self._read_checkpoints() if resume else [None] * len(initial_triggers)
         if seeds is None:
             seeds = _make_seeds(optimizer.seed, len(initial_triggers))
         self._walks = [
-            Walk(optimizer, *start)
-            for start in zip(initial_triggers, seeds, checkpoints, strict=True)
+            Walk(optimizer, *start) for start in zip(starts, seeds, checkpoints, strict=True)
         ]
         self._is_resumed = resume
         self._kept: tuple[Progress, ...] | None = None
@@ -252,29 +254,40 @@ class Restarts(Iterator[RestartsStep]):
         return describe(self._optimizer, self._templates, None, self._targets, **self._settings)
 
 
-def choose_starts(
-    initial_triggers: str | Sequence[str] | None,
+def share_out(
+    initial_triggers: str | Sequence[InitialTrigger] | None,
     n_restarts: int | None,
     seeds: Sequence[int] | None,
-) -> list[str]:
+) -> list[InitialTrigger | None]:
     """Return where each run starts, as many as triggers, seeds and their number say.
 
     Raises:
         ArgumentError: If these disagree, or say nothing.
     """
-    triggers = DEFAULT_INIT_TRIGGER if initial_triggers is None else initial_triggers
+    shared = initial_triggers if isinstance(initial_triggers, str) else None
+    own = None if isinstance(initial_triggers, str) else initial_triggers
     counts = {
         "n_restarts": n_restarts,
-        "initial_triggers": None if isinstance(triggers, str) else len(triggers),
+        "initial_triggers": None if own is None else len(own),
         "seeds": None if seeds is None else len(seeds),
     }
     given = {name: count for name, count in counts.items() if count is not None}
-    if len(set(given.values())) != 1 or 0 in given.values():
+    if len(set(given.values())) != 1 or min(given.values()) < 1:
         raise ArgumentError(
             "pass n_restarts, a list of initial_triggers or seeds, one or more, and as many of "
             f"each; got {given!r}."
         )
-    return [triggers] * next(iter(given.values())) if isinstance(triggers, str) else list(triggers)
+    return [shared] * min(given.values()) if own is None else list(own)
+
+
+def _read_starts(initial_triggers: Sequence[InitialTrigger | None], n_parts: int) -> list[str]:
+    starts = [choose_start(trigger, n_parts) for trigger in initial_triggers]
+    if n_parts > 1 and len(set(starts)) > 1:
+        raise ArgumentError(
+            f"the trigger has {n_parts} parts, whose lengths all runs have in common; got the "
+            f"initial triggers {starts!r}. Start all runs from one, with seeds of their own."
+        )
+    return starts
 
 
 def _make_seeds(seed: int | None, n_restarts: int) -> list[int]:

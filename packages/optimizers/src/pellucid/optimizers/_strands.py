@@ -33,7 +33,7 @@ class Strand:
     def __init__(self) -> None:
         self._said: SimpleQueue[Question | Done | _Failed] = SimpleQueue()
         self._told: SimpleQueue[Done | _Failed] = SimpleQueue()
-        self._is_busy = False
+        self._thread: threading.Thread | None = None
         self._is_asking = False
 
     def ask(self, question: Question) -> Any:
@@ -50,10 +50,10 @@ class Strand:
         Raises:
             BaseException: What the call raised.
         """
-        self._is_busy = True
         context = contextvars.copy_context()
         # A daemon, so that no question left open can keep the process from ending.
-        threading.Thread(target=context.run, args=(self._work, call), daemon=True).start()
+        self._thread = threading.Thread(target=context.run, args=(self._work, call), daemon=True)
+        self._thread.start()
         return self._listen()
 
     def resume(self, answer: Any) -> Question | Done:
@@ -68,21 +68,24 @@ class Strand:
 
     def abandon(self, error: BaseException) -> None:
         """End the call, if there is one, by raising an error at its open question."""
-        while self._is_busy:
+        while self._thread is not None:
             if self._is_asking:
                 self._is_asking = False
                 self._told.put(_Failed(error))
-            said = self._said.get()
-            self._is_asking = isinstance(said, Question)
-            self._is_busy = self._is_asking
+            self._hear(self._said.get())
 
     def _listen(self) -> Question | Done:
         said = self._said.get()
-        self._is_asking = isinstance(said, Question)
-        self._is_busy = self._is_asking
+        self._hear(said)
         if isinstance(said, _Failed):
             raise said.error
         return said
+
+    def _hear(self, said: Question | Done | _Failed) -> None:
+        self._is_asking = isinstance(said, Question)
+        if not self._is_asking and self._thread is not None:
+            self._thread.join()
+            self._thread = None
 
     def _work(self, call: Callable[[], Any]) -> None:
         try:
