@@ -111,7 +111,10 @@ def test_what_steering_declares():
     always = {"full_hidden_states", "target_directions"}
     assert loss.reads().required == always | {"input_slices"}
     assert SteeringActivationLoss(slc_name=None).reads().required == always
-    assert SteeringActivationLoss(slc_name=None).reads().optional == {"input_slices"}
+    assert SteeringActivationLoss(slc_name=None).reads().optional == {
+        "input_slices",
+        "input_trigger_slots",
+    }
     assert [name for name, asked in loss.options().items() if asked] == ["require_hidden_states"]
 
 

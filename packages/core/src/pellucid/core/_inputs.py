@@ -157,13 +157,13 @@ class TokenInputManager(InputsManager):
                 f"the trigger {trigger!r} has {len(parts)} parts, the templates number "
                 f"{self.n_parts}. Put {TRIGGER_PART_SEPARATOR!r} between parts."
             )
-        return [self._encode_part(i, part) for i, part in enumerate(parts)]
+        return self._encode_texts(parts)
 
     def encode_trigger(self, trigger: str) -> Int64[Tensor, " trigger_pos"]:
         """Return a trigger's token ids as they stand in the templates, on the CPU.
 
         By default those of the trigger, or of each part, alone. Managers that know the text around
-        it override `_encode_part`, since the space before a trigger may belong to its first token.
+        it override `_encode_texts`, since the space before a trigger may belong to its first token.
         """
         return torch.cat(self.encode_parts(trigger))
 
@@ -207,10 +207,9 @@ class TokenInputManager(InputsManager):
         (text,) = self.decode_triggers(trigger_ids[None])
         return count_differing(trigger_ids.tolist(), self.encode_trigger(text).tolist())
 
-    def _encode_part(self, part: int, text: str) -> Int64[Tensor, " _"]:
-        """Return the token ids of one part, or of a trigger that has no parts."""
-        del part
-        return self.tokenizer.encode_trigger(text)
+    def _encode_texts(self, parts: Sequence[str]) -> list[Int64[Tensor, " _"]]:
+        """Return the token ids of each part, or of a trigger that has no parts."""
+        return [self.tokenizer.encode_trigger(part) for part in parts]
 
     def _decode_part(self, part: int, ids: Int[Tensor, "n_candidates _"]) -> list[str]:
         """Return the texts of one part, or of triggers that have no parts."""

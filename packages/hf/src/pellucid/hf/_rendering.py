@@ -11,7 +11,10 @@ from pellucid.core import (
     ArgumentError,
     Template,
     TemplateError,
+    TemplatePieces,
+    cut_template,
     fill_template,
+    number_placeholder,
 )
 
 # A chat template that trims, or otherwise rewrites, a message's content changes this.
@@ -72,52 +75,65 @@ class PromptRenderer:
         except (ValueError, jinja2.TemplateError) as error:
             raise TemplateError(f"the chat template refuses {prompt!r}: {error}") from error
 
-    def render_slot(self, template: Template) -> "RenderedSlot":
-        """Render a template once and split it where the trigger goes.
+    def render_slots(self, template: Template) -> "RenderedTemplate":
+        """Render a template once and cut it where the trigger goes.
 
         Raises:
             TemplateError: If the chat template drops or repeats the placeholder, besides the
                 reasons of `render`.
         """
         text = self.render(template)
-        if text.count(OPTIMIZED_TRIGGER_PLACEHOLDER) != 1:
-            raise TemplateError(
-                f"the chat template renders {OPTIMIZED_TRIGGER_PLACEHOLDER} "
-                f"{text.count(OPTIMIZED_TRIGGER_PLACEHOLDER)} times, expected once: {text!r}. "
-                "Put the placeholder into a message that the chat template writes out."
-            )
-        before, after = text.split(OPTIMIZED_TRIGGER_PLACEHOLDER)
-        probed = self.render(fill_template(template, _EDGE_PROBE))
-        return RenderedSlot(
-            before=before,
-            after=after,
-            template=template,
-            renderer=None if probed == before + _EDGE_PROBE + after else self,
+        for placeholder in {*_find_placeholders(template), OPTIMIZED_TRIGGER_PLACEHOLDER}:
+            wanted, held = _count(template, placeholder), text.count(placeholder)
+            if wanted != held:
+                raise TemplateError(
+                    f"the chat template renders {placeholder} {held} times, expected {wanted}: "
+                    f"{text!r}. Put the placeholder into a message that the chat template writes "
+                    "out."
+                )
+        pieces = cut_template(text)
+        probes = [_EDGE_PROBE] * (max(pieces.parts) + 1)
+        is_rewritten = self.render(fill_template(template, probes)) != pieces.fill(probes)
+        return RenderedTemplate(
+            pieces=pieces, template=template, renderer=self if is_rewritten else None
         )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RenderedSlot:
+class RenderedTemplate:
     """A rendered template, open where the trigger goes.
 
     Attributes:
-        before: What stands before the trigger.
-        after: What stands after it.
+        pieces: What stands around the trigger's places.
         template: What was rendered.
         renderer: Set if the chat template rewrites what stands at the edges of a message, so that
             each trigger has to be rendered with its template.
     """
 
-    before: str
-    after: str
+    pieces: TemplatePieces
     template: Template
     renderer: PromptRenderer | None
 
-    def fill(self, triggers: Sequence[str]) -> list[str]:
-        """Return the text that the model reads for each trigger."""
+    def fill(self, triggers: Sequence[Sequence[str]]) -> list[str]:
+        """Return the text that the model reads for each trigger, given by its parts."""
         if self.renderer is None:
-            return [self.before + trigger + self.after for trigger in triggers]
-        return [self.renderer.render(fill_template(self.template, t)) for t in triggers]
+            return [self.pieces.fill(parts) for parts in triggers]
+        return [self.renderer.render(fill_template(self.template, parts)) for parts in triggers]
+
+
+def _find_placeholders(template: Template) -> list[str]:
+    pieces = cut_template(_text_of(template))
+    return [number_placeholder(part + 1) for part in pieces.parts] if pieces.is_numbered else []
+
+
+def _count(template: Template, placeholder: str) -> int:
+    return _text_of(template).count(placeholder)
+
+
+def _text_of(template: Template) -> str:
+    if isinstance(template, str):
+        return template
+    return "\n".join(message["content"] for message in template)
 
 
 def _as_plain_text(prompt: Template) -> str:

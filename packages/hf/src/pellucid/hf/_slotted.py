@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
-from pellucid.core import Targets, Template, check_templates
+from pellucid.core import Targets, Template, check_templates, highest_part
 from pellucid.hf._backend import HuggingFaceBackendModel
 from pellucid.hf._codec import TextCodec
 from pellucid.hf._inputs import SlottedTokenInputManager
 from pellucid.hf._loading import max_positions
 from pellucid.hf._prompts import PromptBatch, encode_targets, pad_rows
 from pellucid.hf._rendering import PromptRenderer
-from pellucid.hf._slot import choose_probes, locate_slot
+from pellucid.hf._slot import choose_probes, locate_slots
 from pellucid.hf._trigger_codec import Consistency, TriggerCodec
 
 
@@ -36,15 +36,16 @@ class SlottedBackend(HuggingFaceBackendModel):
         """
         checked = check_templates(templates, targets)
         probes = choose_probes(self._codec)
-        slots = [
-            locate_slot(self._codec, self._renderer.render_slot(template), probes)
+        located = [
+            locate_slots(self._codec, self._renderer.render_slots(template), probes)
             for template in checked
         ]
         prefix_ids, suffix_ids = self._wrapping
         self._token_input_manager = self._manager_class(
             self.tokenizer,
-            slots,
-            TriggerCodec(self._codec, slots, probes, consistency=self._consistency),
+            located,
+            TriggerCodec(self._codec, located, probes, consistency=self._consistency),
+            n_parts=highest_part(checked),
             embed_func=self._embedding_layer,
             targets=encode_targets(self._codec, targets, self.vocab_size),
             prefix_ids=prefix_ids,

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor
 
-from pellucid.core import BaseLoss, SliceKey, boundary
+from pellucid.core import BaseLoss, SliceKey, TriggerSlot, boundary
 from pellucid.losses._layers import select_layers
-from pellucid.losses._slices import find_span
+from pellucid.losses._slices import find_positions
 from pellucid.losses._token_nll import widen
 
 
@@ -21,6 +21,8 @@ class AttentionBasedLoss(BaseLoss):
 @dataclasses.dataclass
 class AttentionEnhLoss(AttentionBasedLoss):
     """How little one part of the input is attended to by another: the negated mean attention.
+
+    Where the trigger stands several times, its part is all of its places.
 
     Args:
         targeted_layers: Layer numbers from 0, negative ones from the last; all when None.
@@ -37,12 +39,14 @@ class AttentionEnhLoss(AttentionBasedLoss):
         self,
         full_attentions: Float[Tensor, "batch layer head query_pos key_pos"],
         input_slices: dict[str, slice],
+        input_trigger_slots: list[TriggerSlot] | None = None,
     ) -> Float[Tensor, " batch"]:
         """Return the loss of each sample.
 
         Args:
             full_attentions: Attention patterns, attending positions before those attended to.
             input_slices: Where the parts of the input lie.
+            input_trigger_slots: Where the trigger stands, if in several places.
 
         Returns:
             Float, of shape (batch,), from -1 to 0.
@@ -50,7 +54,8 @@ class AttentionEnhLoss(AttentionBasedLoss):
         Raises:
             ArgumentError: (a ValueError) If there is no such layer, or no such part of the input.
         """
-        dst = slice(*find_span(input_slices, self.dst_slc_name, full_attentions.shape[3]))
-        src = slice(*find_span(input_slices, self.src_slc_name, full_attentions.shape[4]))
-        patterns = select_layers(full_attentions, self.targeted_layers)[:, :, :, dst, src]
+        n_dst, n_src = full_attentions.shape[3:]
+        dst = find_positions(input_slices, self.dst_slc_name, n_dst, input_trigger_slots)
+        src = find_positions(input_slices, self.src_slc_name, n_src, input_trigger_slots)
+        patterns = select_layers(full_attentions, self.targeted_layers)[:, :, :, dst][..., src]
         return -widen(patterns).flatten(1).mean(dim=-1)

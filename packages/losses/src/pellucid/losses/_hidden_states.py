@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pellucid.core import BaseLoss, LossReads, SliceKey, boundary
+from pellucid.core import BaseLoss, LossReads, SliceKey, TriggerSlot, boundary
 from pellucid.losses._layers import select_layers
-from pellucid.losses._slices import find_span
+from pellucid.losses._slices import find_positions
 from pellucid.losses._token_nll import widen
 
 
@@ -28,7 +28,8 @@ class SteeringActivationLoss(HiddenStateBasedLoss):
     Args:
         targeted_layers: Layer numbers from 0, negative ones from the last; all when None.
         steer_away: Whether to lower the projection, not to raise it.
-        slc_name: The part of the input whose positions count; all positions when None.
+        slc_name: The part of the input whose positions count; all positions when None. That of the
+            trigger is all of its places.
         do_cosine_sim: Whether to scale each hidden state to length 1.
         apply_square: Whether to square each projection.
         apply_abs: Whether to take each projection's absolute value.
@@ -44,10 +45,10 @@ class SteeringActivationLoss(HiddenStateBasedLoss):
     def reads(self) -> LossReads:
         """Say what the loss reads: where parts lie only if it counts a part."""
         always = frozenset({"full_hidden_states", "target_directions"})
-        slices = frozenset({"input_slices"})
+        slices, places = frozenset({"input_slices"}), frozenset({"input_trigger_slots"})
         if self.slc_name is None:
-            return LossReads(required=always, optional=slices)
-        return LossReads(required=always | slices)
+            return LossReads(required=always, optional=slices | places)
+        return LossReads(required=always | slices, optional=places)
 
     @boundary
     def __call__(
@@ -55,6 +56,7 @@ class SteeringActivationLoss(HiddenStateBasedLoss):
         full_hidden_states: Float[Tensor, "batch layer pos d_model"],
         target_directions: Float[Tensor, " d_model"],
         input_slices: dict[str, slice] | None = None,
+        input_trigger_slots: list[TriggerSlot] | None = None,
     ) -> Float[Tensor, " batch"]:
         """Return the loss of each sample.
 
@@ -62,6 +64,7 @@ class SteeringActivationLoss(HiddenStateBasedLoss):
             full_hidden_states: The residual stream.
             target_directions: The direction; its length has no influence.
             input_slices: Where the parts of the input lie.
+            input_trigger_slots: Where the trigger stands, if in several places.
 
         Returns:
             Float, of shape (batch,); 0 for a direction of length 0.
@@ -71,8 +74,10 @@ class SteeringActivationLoss(HiddenStateBasedLoss):
         """
         hidden = select_layers(full_hidden_states, self.targeted_layers)
         if self.slc_name is not None:
-            start, stop = find_span(input_slices or {}, self.slc_name, hidden.shape[2])
-            hidden = hidden[:, :, start:stop]
+            counted = find_positions(
+                input_slices or {}, self.slc_name, hidden.shape[2], input_trigger_slots
+            )
+            hidden = hidden[:, :, counted]
         mean = self._project(widen(hidden), target_directions).flatten(1).mean(dim=-1)
         return mean if self.steer_away else -mean
 

@@ -1,8 +1,8 @@
 """Finds a part of an input by its name."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from pellucid.core import ArgumentError
+from pellucid.core import ArgumentError, SliceKey, TriggerSlot
 
 
 def find_span(input_slices: Mapping[str, slice | None], name: str, n_pos: int) -> tuple[int, int]:
@@ -33,3 +33,26 @@ def find_span(input_slices: Mapping[str, slice | None], name: str, n_pos: int) -
             "Choose a part that holds at least one."
         )
     return start, stop
+
+
+def find_positions(
+    input_slices: Mapping[str, slice | None],
+    name: str,
+    n_pos: int,
+    trigger_slots: Sequence[TriggerSlot] | None,
+) -> list[int]:
+    """Return the positions of a part of the input; those of the trigger in all of its places.
+
+    Args:
+        input_slices: The parts by `SliceKey`.
+        name: The part's name.
+        n_pos: The number of positions of the input.
+        trigger_slots: The places of the trigger, if they are known.
+
+    Raises:
+        ArgumentError: (a ValueError) If the input has no such part, or if it has no positions.
+    """
+    start, stop = find_span(input_slices, name, n_pos)
+    if name != SliceKey.TRIGGER or trigger_slots is None or len(trigger_slots) == 1:
+        return list(range(start, stop))
+    return [i for slot in trigger_slots for i in range(*slot.positions.indices(n_pos))]
