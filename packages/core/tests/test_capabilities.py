@@ -277,7 +277,10 @@ def test_an_optional_field_is_a_condition_of_the_class_and_a_fact_of_the_object(
     assert report.verdict is Verdict.CONDITIONAL
     assert report.compatible
     assert [str(condition) for condition in report.conditions] == [
-        "Switched needs with_attentions=, True: AskingAttentionLoss reads 'full_attentions'."
+        (
+            "Switched needs with_attentions=, True, because AskingAttentionLoss reads "
+            "'full_attentions'."
+        )
     ]
     without = check_compatibility(Switched(), GRADIENT, AskingAttentionLoss())
     assert without.verdict is Verdict.NO
@@ -309,8 +312,8 @@ def test_a_role_that_the_target_cannot_play_is_a_condition_of_the_optimizers_cla
     report = check_compatibility(LetterEncoder, scouted(LossTextAccessMixin), EmbeddingSumLoss)
     assert [str(condition) for condition in report.conditions] == [
         (
-            "Scouted needs scout=, a model with gradients, because LetterEncoder offers no "
-            "GradientTokenAccessMixin; or use_scout=False."
+            "Scouted needs scout=, a model with gradients, or use_scout=False instead, because "
+            "LetterEncoder offers no GradientTokenAccessMixin."
         )
     ]
     # An object has been made with what it needs.

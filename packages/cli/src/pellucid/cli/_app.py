@@ -3,15 +3,16 @@
 import errno
 import secrets
 import sys
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from pellucid.cli._matrix_command import MATRIX_EPILOG, matrix
 from pellucid.cli._visible import one_line
+from pellucid.cli._waiting import abortable, waiting
 
 # Everything else is imported by the command that needs it: torch alone takes seconds.
 
@@ -134,8 +135,8 @@ def demo(
     The same as [bold]pellucid optimize[/bold], with a model, a question and a
     harmless goal that are built in. The exit code is 1 if the goal was missed.
     """
-    with _abortable():
-        with _waiting("loading the model"):
+    with abortable():
+        with waiting("loading the model"):
             from pellucid.cli import _demo  # noqa: PLC0415
 
             prepared = _demo.prepare_demo(seed, out)
@@ -308,8 +309,8 @@ def optimize(
         raise typer.BadParameter(
             f"--resume writes to {str(resume)!r}, leave --out {str(out)!r} out."
         )
-    with _abortable():
-        with _waiting("loading the model"):
+    with abortable():
+        with waiting("loading the model"):
             from pellucid.cli import _optimize  # noqa: PLC0415
 
             if resume is not None:
@@ -318,6 +319,9 @@ def optimize(
                 prepared = _optimize.prepare_new({**_defaults(), **options}, out)
         code = _optimize.show_run(*prepared, resumes=resume is not None)
     raise typer.Exit(code)
+
+
+app.command(epilog=MATRIX_EPILOG)(matrix)
 
 
 def _defaults() -> dict[str, Any]:
@@ -330,25 +334,3 @@ def _defaults() -> dict[str, Any]:
         "steps": _DEFAULT_STEPS,
         "seed": secrets.randbelow(2**31),
     }
-
-
-@contextmanager
-def _abortable() -> Generator[None]:
-    """Turn Ctrl-C into what every version of typer hands on as it is."""
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        raise typer.Abort from error
-
-
-@contextmanager
-def _waiting(doing: str) -> Generator[None]:
-    """Show on a terminal, and nowhere else, that something takes its time."""
-    from rich.console import Console  # noqa: PLC0415
-
-    console = Console(stderr=True)
-    if console.is_terminal:
-        with console.status(doing):
-            yield
-    else:
-        yield

@@ -231,9 +231,9 @@ def _check_fields(model: Any, flow: Flow, loss: Any, findings: _Findings) -> Non
             )
         elif isinstance(model, type) and field in _optional_fields(model):
             option = _optional_fields(model)[field]
-            advice = f"True: {_name(loss)} reads {field!r}"
+            reads = f"{_name(loss)} reads {field!r}"
             findings.conditions.append(
-                Condition(owner=_name(model), argument=option, advice=advice)
+                Condition(owner=_name(model), argument=option, advice="True", because=reads)
             )
 
 
@@ -260,21 +260,22 @@ def _cast(role: Role, model: Any, optimizer: Any, loss: Any, findings: _Findings
     target_plays = not role.is_required and issubclass(_type(model), role.access)
     if not target_plays:
         needed = " and ".join(required.__name__ for required in role.access)
-        why = "" if role.is_required else f", because {_name(model)} offers no {needed}"
-        advice = _with_alternative(f"{role.part}{why}", role)
-        findings.conditions.append(Condition(owner=owner, argument=role.argument, advice=advice))
+        why = "" if role.is_required else f"{_name(model)} offers no {needed}"
+        findings.conditions.append(_require(owner, role.argument, role.part, role, why))
     if loss is None or role.loss_argument is None:
         return
     own = _examine_loss(role, model if target_plays else None, loss)
     if own.reasons:
         lack = own.reasons[0][1].rstrip(".")
-        advice = _with_alternative(f"a loss of its own for {role.argument}, because {lack}", role)
-        own.conditions = [Condition(owner=owner, argument=role.loss_argument, advice=advice)]
+        advice = f"a loss of its own for {role.argument}"
+        own.conditions = [_require(owner, role.loss_argument, advice, role, lack)]
     findings.conditions.extend(own.conditions)
 
 
-def _with_alternative(advice: str, role: Role) -> str:
-    return f"{advice}; or {role.otherwise}" if role.otherwise else advice
+def _require(owner: str, argument: str, advice: str, role: Role, because: str) -> Condition:
+    if role.otherwise:
+        advice = f"{advice}, or {role.otherwise} instead"
+    return Condition(owner=owner, argument=argument, advice=advice, because=because)
 
 
 def _examine_loss(role: Role, model: Any, loss: Any) -> _Findings:

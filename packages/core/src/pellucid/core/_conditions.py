@@ -33,11 +33,14 @@ class Condition:
         owner: Class name of the part that takes it.
         argument: The argument.
         advice: What to pass.
+        because: Why it is needed here; empty where it always is.
     """
 
     owner: str
     argument: str
     advice: str
+    because: str = ""
 
     def __str__(self) -> str:
-        return f"{self.owner} needs {self.argument}=, {self.advice}."
+        why = f", because {self.because}" if self.because else ""
+        return f"{self.owner} needs {self.argument}=, {self.advice}{why}."
