@@ -37,6 +37,8 @@ def project_on_vocabulary(
         (*grads.shape[:-1], table.n_rows), dtype=wide_dtype(grads.dtype), device=grads.device
     )
     for start, stop, scores in _score_chunks(grads, table):
+        if stop - start == table.n_rows:
+            return scores
         result[..., start:stop] = scores
     return result
 

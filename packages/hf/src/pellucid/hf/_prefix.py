@@ -2,15 +2,15 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from pellucid.hf._prefix_views import name_unsharable_layer, view_cache
-from pellucid.hf._run_mode import held_in_mode
+from pellucid.hf._run_mode import held_in_mode, list_modules, list_weights
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,10 +104,15 @@ class SharedPrefix:
             hidden_states: Whether its hidden states are.
             attentions: Whether attention patterns are, which a cache does not hold.
         """
-        self._passing_obstacle = _name_passing_obstacle(self._model, attentions=attentions)
+        modules = list_modules(self._model)
+        self._passing_obstacle = _name_passing_obstacle(modules, attentions=attentions)
         if self._obstacle or self._passing_obstacle:
             return None
-        run = self._refresh(all_rows=first_row < len(self._ids) - 1, hidden_states=hidden_states)
+        run = self._refresh(
+            _state_of_weights(modules),
+            all_rows=first_row < len(self._ids) - 1,
+            hidden_states=hidden_states,
+        )
         if self._obstacle:
             return None
         return SharedPart(
@@ -117,9 +122,11 @@ class SharedPrefix:
             hidden_states=run.result.hidden_states if hidden_states else None,
         )
 
-    def _refresh(self, *, all_rows: bool, hidden_states: bool) -> _Run:
+    def _refresh(
+        self, weights: tuple[tuple[int, int], ...], *, all_rows: bool, hidden_states: bool
+    ) -> _Run:
         """Return the kept pass if it will do, else make one that does all that the kept one did."""
-        run, weights = self._run, _state_of_weights(self._model)
+        run = self._run
         if run is not None and run.weights == weights:
             all_rows, hidden_states = (
                 all_rows or run.has_all_rows,
@@ -181,29 +188,31 @@ def name_obstacle(model: Any) -> str:
     return ""
 
 
-def _name_passing_obstacle(model: Any, *, attentions: bool) -> str:
+def _name_passing_obstacle(modules: Sequence[nn.Module], *, attentions: bool) -> str:
     """Say why inputs are to be computed whole for now; empty if they need not be."""
     if attentions:
         return "attention patterns are wanted"
-    if model.training:
+    if modules[0].training:
         return "the model is in training mode"
-    if torch.is_grad_enabled() and any(weight.requires_grad for weight in model.parameters()):
+    if torch.is_grad_enabled() and any(weight.requires_grad for weight in list_weights(modules)):
         return "gradients of weights are wanted"
-    if any(_is_watched(module) for module in model.modules()):
+    if any(_is_watched(module) for module in modules):
         return "hooks may read or change positions of the prefix"
     return ""
 
 
 def _is_watched(module: Any) -> bool:
+    if not module._forward_pre_hooks and not module._forward_hooks:
+        return False
     # transformers leaves hooks of its own behind where hidden states were asked for.
     hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
     return any(not getattr(hook, "__module__", "").startswith("transformers.") for hook in hooks)
 
 
-def _state_of_weights(model: Any) -> tuple[tuple[int, int], ...]:
+def _state_of_weights(modules: Sequence[nn.Module]) -> tuple[tuple[int, int], ...]:
     return tuple(
         (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
-        for weight in model.parameters()
+        for weight in list_weights(modules)
     )
 
 
