@@ -1,9 +1,37 @@
-"""Published trigger-optimisation methods as one call each.
+"""Published methods of trigger optimisation, each as one record and one call.
 
-It starts with one example, `masked_mean`, that shows how a module here is written. Put the
-package's own ideas beside it, one per file, and then delete it.
+`list_recipes` says what there is, `run` runs one by its name, with any model and with targets of
+your own. `RecipeConfig` is the same as YAML, `carry_out` adds its result to a table that a killed
+sweep goes on from, and `load_results` reads the table.
 """
 
-from pellucid.recipes._masked_mean import masked_mean
+from pellucid.recipes._listing import get_recipe, list_recipes
+from pellucid.recipes._model_specs import ModelSource, load_model, load_tokenizer
+from pellucid.recipes._recipe import (
+    Access,
+    LossPart,
+    MiddleLayers,
+    ModelKind,
+    ModelRole,
+    Paper,
+    RandomStart,
+    Recipe,
+)
+from pellucid.recipes._run import run
 
-__all__ = ["masked_mean"]
+__all__ = [
+    "Access",
+    "LossPart",
+    "MiddleLayers",
+    "ModelKind",
+    "ModelRole",
+    "ModelSource",
+    "Paper",
+    "RandomStart",
+    "Recipe",
+    "get_recipe",
+    "list_recipes",
+    "load_model",
+    "load_tokenizer",
+    "run",
+]
