@@ -56,7 +56,6 @@ from pellucid.core._inputs import (  # noqa: E402
     InputsManager,
     TextInputManager,
     TokenInputManager,
-    count_differing,
 )
 from pellucid.core._loss import BaseLoss, CombinedLoss, LossReads  # noqa: E402
 from pellucid.core._matrix import (  # noqa: E402
@@ -116,6 +115,7 @@ from pellucid.core._template import (  # noqa: E402
 from pellucid.core._tokenizer import BaseTokenizer, HFTokenizerWrapper, as_tokenizer  # noqa: E402
 from pellucid.core._tracker import BaseTracker, DummyTracker  # noqa: E402
 from pellucid.core._typecheck import are_boundaries_checked, boundary  # noqa: E402
+from pellucid.core._trigger_tokens import TriggerTokens, count_differing  # noqa: E402
 
 __all__ = [
     "DEFAULT_INIT_TRIGGER",
@@ -188,6 +188,7 @@ __all__ = [
     "UnknownNameError",
     "Verdict",
     "are_boundaries_checked",
+    "TriggerTokens",
     "as_tokenizer",
     "boundary",
     "check_compatibility",

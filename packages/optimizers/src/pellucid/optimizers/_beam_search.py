@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pellucid.core import (
     OPTIMIZED_TRIGGER_PLACEHOLDER,
+    ArgumentError,
     BaseLoss,
     BaseModel,
     BaseTokenizer,
@@ -54,7 +55,8 @@ class BeamSearchOptimizer(SearchOptimizer[BeamSearchState]):
     The first step draws first tokens from what a language model expects in the trigger's place, and
     each further step draws continuations of each beam and keeps the beams of lowest loss. So the
     trigger grows by one token a step; the initial trigger is evaluated, and not built on. The best
-    trigger of all lengths is returned.
+    trigger of all lengths is returned. Where the trigger stands several times, the language model
+    reads it as far as its first place; it cannot have several parts.
 
     Args:
         model: The target; gives losses of texts.
@@ -129,6 +131,16 @@ class BeamSearchOptimizer(SearchOptimizer[BeamSearchState]):
             auxiliary={"util_lm": reader},
         )
 
+    def check_start(self, problem: Problem, trigger_ids: Int64[Tensor, " trigger_pos"]) -> None:
+        """Refuse a trigger of several parts: there is no one place to grow at."""
+        del trigger_ids
+        if problem.part_lengths is not None:
+            raise ArgumentError(
+                "BeamSearchOptimizer lets the trigger grow at its end, and this one has "
+                f"{len(problem.part_lengths)} parts. Use an optimizer that replaces tokens, or one "
+                "part."
+            )
+
     def start(
         self, problem: Problem, trigger_ids: Int64[Tensor, " trigger_pos"], loss: float
     ) -> BeamSearchState:
@@ -186,6 +198,10 @@ class _Reader(Problem):
             self.model.set_inputs_from_tokens(templates, targets)
         else:
             self.model.set_inputs_from_tokens([self._prefix + OPTIMIZED_TRIGGER_PLACEHOLDER])
+
+    def _arrange_parts(self, lengths: tuple[int, ...]) -> None:
+        # `check_start` refuses them, once all is known.
+        self.part_lengths = lengths
 
 
 @question()

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from pellucid.core import (
+    ArgumentError,
     BaseLoss,
     BaseModel,
     BaseTokenizer,
@@ -20,13 +21,15 @@ from pellucid.core import (
     Targets,
     Template,
     TokenAccessMixin,
+    TriggerTokens,
     as_tokenizer,
+    highest_part,
     replace_nan,
 )
 from pellucid.optimizers._constraints import TokenConstraints
 from pellucid.optimizers._nearest import find_nearest
 from pellucid.optimizers._questions import Question, question
-from pellucid.optimizers._retokenization import keep_length, retokenize_mask
+from pellucid.optimizers._retokenization import keep_length
 
 
 class Problem:
@@ -45,11 +48,13 @@ class Problem:
         ask: Where questions are put, if not to the model at once; see `put_through`.
         asked: The problem that those questions are about.
         focus: The templates that count, if questions are put elsewhere, and not all do.
+        part_lengths: How many tokens each part of the trigger has, if it has several.
     """
 
     ask: Callable[[Question], Any] | None = None
     asked: "Problem | None" = None
     focus: tuple[int, ...] | None = None
+    part_lengths: tuple[int, ...] | None = None
 
     def __init__(
         self,
@@ -67,6 +72,7 @@ class Problem:
         self._tokenizer: Any = tokenizer
         self._allowed: dict[TokenConstraints, Tensor] = {}
         self._inputs: tuple[Sequence[Template], Targets | None] = ([], None)
+        self._part_tokens: Any = self._make_part_tokens([])
 
     def put_through(self, ask: Callable[[Question], Any]) -> "Problem":
         """Return the same problem, whose questions are answered elsewhere.
@@ -88,8 +94,41 @@ class Problem:
             self.model.set_inputs_from_tokens(templates, targets)
         if isinstance(self.model, LossTextAccessMixin):
             self.model.set_inputs_from_texts(templates, targets)
+        self._part_tokens = self._make_part_tokens(templates)
         for problem in self.auxiliary.values():
             problem.set_inputs(templates, targets)
+        if self.part_lengths is not None:
+            self._arrange_parts(self.part_lengths)
+
+    def hold_parts(self, trigger: str) -> None:
+        """Hold the parts of the trigger, if it has several, to the lengths of those of a text.
+
+        Raises:
+            ArgumentError: If a part has no tokens.
+        """
+        if highest_part(self._inputs[0]) < 2:
+            return
+        lengths = tuple(len(ids) for ids in self._encode_parts(trigger))
+        if 0 in lengths:
+            raise ArgumentError(
+                f"part {lengths.index(0) + 1} of the initial trigger {trigger!r} has no tokens. "
+                "Give each at least one; its length is the length of the parts searched."
+            )
+        self._arrange_parts(lengths)
+
+    def _encode_parts(self, trigger: str) -> list[Int64[Tensor, " _"]]:
+        if self._takes_ids:
+            return self.model.encode_trigger_parts(trigger)
+        return self._part_tokens.encode_parts(trigger)
+
+    def _arrange_parts(self, lengths: tuple[int, ...]) -> None:
+        self.part_lengths = lengths
+        if self._takes_ids:
+            self.model.arrange_parts(lengths)
+        else:
+            self._part_tokens.arrange_parts(lengths)
+        for problem in self.auxiliary.values():
+            problem._arrange_parts(lengths)
 
     @contextmanager
     def focus_on(self, rows: Sequence[int]) -> Generator[None]:
@@ -127,12 +166,12 @@ class Problem:
 
     def encode(self, trigger: str) -> Int64[Tensor, " trigger_pos"]:
         """Return a trigger's token ids."""
-        source = self.model if self._takes_ids else self._tokenizer
+        source = self.model if self._takes_ids else self._part_tokens
         return source.encode_trigger(trigger).cpu()
 
     def decode(self, candidates: Int64[Tensor, "n_candidates trigger_pos"]) -> list[str]:
         """Return each candidate as text."""
-        source = self.model if self._takes_ids else self._tokenizer
+        source = self.model if self._takes_ids else self._part_tokens
         return source.decode_triggers(candidates)
 
     @question()
@@ -146,13 +185,24 @@ class Problem:
         """
         if self._takes_ids:
             return self.model.retokenization_mask(candidates).cpu()
-        return retokenize_mask(candidates, self._tokenizer)
+        return self._part_tokens.retokenization_mask(candidates)
 
     def retokenize(
         self, candidates: Int64[Tensor, "n_candidates trigger_pos"]
     ) -> Int64[Tensor, "n_candidates trigger_pos"]:
-        """Return the tokens that each candidate's text has, cut off or filled up to its length."""
-        return keep_length(candidates, self.recode(candidates))
+        """Return the tokens that each candidate's text has, cut off or filled up to its length.
+
+        So with each part, where the trigger has several.
+        """
+        if self.part_lengths is None:
+            return keep_length(candidates, self.recode(candidates))
+        source = (
+            self.model.encode_trigger_parts if self._takes_ids else self._part_tokens.encode_parts
+        )
+        again = [[ids.tolist() for ids in source(text)] for text in self.decode(candidates)]
+        columns = candidates.split(self.part_lengths, dim=1)
+        kept = [keep_length(old, [row[i] for row in again]) for i, old in enumerate(columns)]
+        return torch.cat(kept, dim=1)
 
     def recode(self, candidates: Int64[Tensor, "n_candidates trigger_pos"]) -> list[list[int]]:
         """Return the tokens that each candidate's text has, as many as they are."""
@@ -297,6 +347,11 @@ class Problem:
         if isinstance(self.model, TokenAccessMixin) and self._takes_ids:
             return loss, self.model.tokenization_gap(trigger_ids)
         return loss, None
+
+    def _make_part_tokens(self, templates: Sequence[Template]) -> TriggerTokens | None:
+        if self._tokenizer is None:
+            return None
+        return TriggerTokens(self._tokenizer, highest_part(templates))
 
     @property
     def _takes_ids(self) -> bool:

@@ -83,6 +83,14 @@ class Search(BaseOptimizer, Generic[StateT]):
             random: The step's source of randomness.
         """
 
+    def check_start(self, problem: Problem, trigger_ids: Int64[Tensor, " trigger_pos"]) -> None:
+        """Refuse what cannot be searched, before anything is computed; nothing by default.
+
+        Args:
+            problem: Knows the templates.
+            trigger_ids: The initial trigger.
+        """
+
     def conclude(self, problem: Problem, state: StateT, random: StepRandom) -> Moves[StateT]:
         """Make a last round after the last step, when a run was not cut short; none by default.
 

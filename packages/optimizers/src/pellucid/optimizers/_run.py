@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from pellucid.core import (
-    DEFAULT_INIT_TRIGGER,
     ArgumentError,
     CheckpointError,
+    InitialTrigger,
     OptimizerResult,
     RequirementError,
     Targets,
     Template,
     check_templates,
+    choose_start,
+    count_parts,
 )
 from pellucid.optimizers._checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pellucid.optimizers._problem import Problem
@@ -48,7 +50,7 @@ class Run(Iterator[Step]):
         self,
         optimizer: Search[Any],
         templates: Sequence[Template],
-        initial_trigger: str | None,
+        initial_trigger: InitialTrigger | None,
         targets: Targets | None,
         *,
         checkpoint_dir: str | os.PathLike[str] | None,
@@ -57,7 +59,7 @@ class Run(Iterator[Step]):
     ) -> None:
         self._optimizer = optimizer
         self._templates = check_templates(templates, targets)
-        self._trigger = DEFAULT_INIT_TRIGGER if initial_trigger is None else initial_trigger
+        self._trigger = choose_start(initial_trigger, count_parts(self._templates))
         self._targets = targets
         self._callbacks = tuple(callbacks)
         self._directory = None if checkpoint_dir is None else Path(checkpoint_dir)
@@ -107,6 +109,7 @@ class Run(Iterator[Step]):
         with lifecycle as templates:
             problem = self._optimizer.make_problem()
             problem.set_inputs(templates, self._targets)
+            problem.hold_parts(self._trigger)
             if self._walk.origin is not None:
                 restore_usage(self._optimizer, self._walk.origin.usage)
             try:

@@ -104,6 +104,7 @@ class Walk:
             stop_reason=self.stop_reason,
             seed=self.seed,
             usage=shown.usage["model"],
+            part_lengths=None if problem.part_lengths is None else list(problem.part_lengths),
         )
         # After a failure the model cannot be trusted to answer once more.
         if self.stop_reason != "failed" and trigger_ids is not None:
@@ -145,6 +146,7 @@ class Walk:
                 f"the initial trigger {self._trigger!r} has no tokens. Give it at least one; its "
                 "length is the length of the triggers searched."
             )
+        self._optimizer.check_start(problem, trigger_ids)
         loss = float(problem.compute_losses(trigger_ids[None])[0])
         (text,) = problem.decode(trigger_ids[None])
         state = self._optimizer.start(problem, trigger_ids, loss)
