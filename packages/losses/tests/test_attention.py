@@ -77,3 +77,15 @@ def test_what_attention_declares():
 def test_it_is_resolved_from_output_and_input():
     losses = resolve(AttentionEnhLoss(), ModelOutput(full_attentions=PATTERNS), input_slices=SLICES)
     assert torch.equal(losses, AttentionEnhLoss()(PATTERNS, SLICES))
+
+
+@pytest.mark.parametrize("layers", [None, [0], [-1, 1]], ids=str)
+def test_the_part_that_is_read_is_all_it_takes(layers):
+    loss = AttentionEnhLoss(layers)
+    (selection,) = loss.selections().values()
+    held = selection.locate(n_layers=3, n_pos=PATTERNS.shape[-1], input_slices=SLICES)
+    kept = PATTERNS[:, list(held.layers)][:, :, :, held.positions, held.key_positions]
+    assert kept.numel() < PATTERNS.numel()
+    output = ModelOutput(full_attentions=kept, held_attentions=held)
+    found = resolve(loss, output, input_slices=SLICES)
+    torch.testing.assert_close(found, loss(PATTERNS, SLICES))

@@ -11,7 +11,7 @@ from loss_samples import (
     seeded,
 )
 
-from pellucid.core import ArgumentError, ContractError, MessageTargets, ModelOutput
+from pellucid.core import ArgumentError, ContractError, HeldStates, MessageTargets, ModelOutput
 from pellucid.losses import HiddenStateBasedLoss, SteeringActivationLoss
 
 HIDDEN = seeded(2, 3, 5, 4)
@@ -113,6 +113,7 @@ def test_what_steering_declares():
     assert SteeringActivationLoss(slc_name=None).reads().required == always
     assert SteeringActivationLoss(slc_name=None).reads().optional == {
         "input_slices",
+        "held_hidden_states",
         "input_trigger_slots",
     }
     assert [name for name, asked in loss.options().items() if asked] == ["require_hidden_states"]
@@ -130,3 +131,24 @@ def test_steering_is_resolved_with_and_without_slices():
         resolve(last, output, message_targets=targets, input_slices=SLICES),
         last(HIDDEN, DIRECTION, SLICES),
     )
+
+
+@pytest.mark.parametrize("layers", [None, [0], [-1, 1]], ids=str)
+@pytest.mark.parametrize("part", ["input_last_token", "trigger", None])
+def test_the_part_that_is_read_is_all_it_takes(layers, part):
+    loss = SteeringActivationLoss(layers, slc_name=part)
+    (selection,) = loss.selections().values()
+    held = selection.locate(n_layers=3, n_pos=5, input_slices=SLICES)
+    kept = HIDDEN[:, list(held.layers), held.positions]
+    n_pos = {"input_last_token": 1, "trigger": 2}.get(part, 5)
+    assert kept.shape[1:3] == (len(layers or "abc"), n_pos)
+    output = ModelOutput(full_hidden_states=kept, held_hidden_states=held)
+    targets = MessageTargets(target_directions=DIRECTION)
+    found = resolve(loss, output, message_targets=targets, input_slices=SLICES)
+    torch.testing.assert_close(found, loss(HIDDEN, DIRECTION, SLICES))
+
+
+def test_a_layer_that_is_not_held_is_refused():
+    held = HeldStates(n_layers=3, layers=(0, 1), n_pos=5, positions=slice(0, 5))
+    with pytest.raises(ArgumentError, match=r"layers \[2\] are not held"):
+        SteeringActivationLoss([0, 2])(HIDDEN[:, :2], DIRECTION, SLICES, held_hidden_states=held)

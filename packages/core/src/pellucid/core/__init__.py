@@ -90,6 +90,7 @@ from pellucid.core._slots import (  # noqa: E402
     place_slots,
     slice_input,
 )
+from pellucid.core._states import HeldStates, StateSelection  # noqa: E402
 from pellucid.core._targets import (  # noqa: E402
     DEFAULT_INIT_TRIGGER,
     OPTIMIZED_TRIGGER_PLACEHOLDER,
@@ -114,8 +115,8 @@ from pellucid.core._template import (  # noqa: E402
 )
 from pellucid.core._tokenizer import BaseTokenizer, HFTokenizerWrapper, as_tokenizer  # noqa: E402
 from pellucid.core._tracker import BaseTracker, DummyTracker  # noqa: E402
-from pellucid.core._typecheck import are_boundaries_checked, boundary  # noqa: E402
 from pellucid.core._trigger_tokens import TriggerTokens, count_differing  # noqa: E402
+from pellucid.core._typecheck import are_boundaries_checked, boundary  # noqa: E402
 
 __all__ = [
     "DEFAULT_INIT_TRIGGER",
@@ -145,6 +146,7 @@ __all__ = [
     "GradientEmbedAccessMixin",
     "GradientTokenAccessMixin",
     "HFTokenizerWrapper",
+    "HeldStates",
     "InitialTrigger",
     "InputsManager",
     "InputsNotSetError",
@@ -171,6 +173,7 @@ __all__ = [
     "RetokenizationError",
     "Role",
     "SliceKey",
+    "StateSelection",
     "Substitutions",
     "Targets",
     "Template",
@@ -185,10 +188,10 @@ __all__ = [
     "TokenTrigger",
     "TokenTriggerCandidates",
     "TriggerSlot",
+    "TriggerTokens",
     "UnknownNameError",
     "Verdict",
     "are_boundaries_checked",
-    "TriggerTokens",
     "as_tokenizer",
     "boundary",
     "check_compatibility",

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pellucid.core._errors import ArgumentError, RequirementError
+from pellucid.core._states import STATE_FIELDS, StateSelection, join_selections
 
 WHOLE_CONTAINERS = frozenset({"model_output", "model_input"})
 """Parameter names by which a loss asks for a whole container."""
@@ -77,6 +78,15 @@ class BaseLoss(ABC):
     def options(self) -> dict[str, bool]:
         """Return what the forward pass must do, by the names in `REQUIRE_OPTIONS`."""
         return {name: bool(getattr(self, name)) for name in REQUIRE_OPTIONS}
+
+    def selections(self) -> dict[str, StateSelection]:
+        """Say what part of hidden states and attention patterns the loss reads, by field.
+
+        Nothing by default: a loss is given whole tensors of the fields that it reads. One that says
+        more must name `held_hidden_states` or `held_attentions` among what it reads, which tell
+        where a layer and a position lie in the tensor; they are None where the tensor is whole.
+        """
+        return {}
 
     def contains_loss_type(self, loss_type: type["BaseLoss"]) -> bool:
         """Say whether this is, or holds, a loss of a type."""
@@ -149,6 +159,15 @@ class CombinedLoss(BaseLoss):
         parts = [loss.options() for loss in self.loss_funcs]
         return {name: any(part[name] for part in parts) for name in REQUIRE_OPTIONS}
 
+    def selections(self) -> dict[str, StateSelection]:
+        """Return what covers all that the components read."""
+        readers = {
+            field: [loss.selections() for loss in self.loss_funcs if _may_read(loss, field)]
+            for field in STATE_FIELDS
+        }
+        joined = {field: join_selections(held, field) for field, held in readers.items()}
+        return {field: held for field, held in joined.items() if held is not None}
+
     def contains_loss_type(self, loss_type: type[BaseLoss]) -> bool:
         """Say whether this is, or holds, a loss of a type."""
         return isinstance(self, loss_type) or any(
@@ -173,6 +192,11 @@ def _combine_flag(name: str) -> property:
 
 for _name in (*REQUIRE_OPTIONS, "require_gradients"):
     setattr(CombinedLoss, _name, _combine_flag(_name))
+
+
+def _may_read(loss: BaseLoss, field: str) -> bool:
+    reads = loss.reads()
+    return reads.takes_all or bool({field, "model_output"} & reads.fields)
 
 
 def _check_components(loss_funcs: Sequence[Any], weights: Sequence[float] | None) -> None:

@@ -6,7 +6,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pellucid.core._container import container, set_fields
+from pellucid.core._errors import ContainerError
 from pellucid.core._slots import TriggerSlot
+from pellucid.core._states import HeldStates
 from pellucid.core._targets import MessageTargets
 from pellucid.core._template import Messages
 
@@ -54,9 +56,11 @@ class ModelOutput:
         full_logits: Next-token logits of every position, of shape (batch, pos, d_vocab).
         prefill_response_logits: Logits that predict the tokens of the prefilled target, of shape
             (batch, target_pos, d_vocab).
-        full_hidden_states: Residual stream after each block, of shape (batch, layer, pos, d_model).
+        full_hidden_states: Residual stream after each block, of shape (batch, layer, pos, d_model);
+            only the layers and positions that `held_hidden_states` names, if it is set.
         full_pre_mlp_hidden_states: Residual stream before each MLP, of the same shape.
-        full_attentions: Attention patterns, of shape (batch, layer, head, query_pos, key_pos).
+        full_attentions: Attention patterns, of shape (batch, layer, head, query_pos, key_pos); only
+            the layers and positions that `held_attentions` names, if it is set.
         generated_response_ids: Token ids of each generated response.
         generated_response_strs: Each generated response as text.
         generated_response_logits: Logits of each generated token.
@@ -66,14 +70,16 @@ class ModelOutput:
         full_ids: Token ids of prompt and response, of shape (batch, pos).
         full_strs: Prompt and response as text.
         errors: For each sample, the error that kept it from being answered, or None.
+        held_hidden_states: Which layers and positions `full_hidden_states` holds; all if not set.
+        held_attentions: Which layers and positions `full_attentions` holds; all if not set.
     """
 
     output_embeddings: Float[Tensor, "batch d_embed"] | None = None
     full_logits: Float[Tensor, "batch pos d_vocab"] | None = None
     prefill_response_logits: Float[Tensor, "batch target_pos d_vocab"] | None = None
-    full_hidden_states: Float[Tensor, "batch layer pos d_model"] | None = None
+    full_hidden_states: Float[Tensor, "batch held_layer held_pos d_model"] | None = None
     full_pre_mlp_hidden_states: Float[Tensor, "batch layer pos d_model"] | None = None
-    full_attentions: Float[Tensor, "batch layer head query_pos key_pos"] | None = None
+    full_attentions: Float[Tensor, "batch _ head query_pos key_pos"] | None = None
     generated_response_ids: list[Int[Tensor, " _"]] | None = None
     generated_response_strs: list[str | None] | None = None
     generated_response_logits: (
@@ -84,7 +90,47 @@ class ModelOutput:
     full_ids: Int[Tensor, "batch _"] | None = None
     full_strs: list[str] | None = None
     errors: list[Exception | None] | None = None
+    held_hidden_states: HeldStates | None = None
+    held_attentions: HeldStates | None = None
+
+    def __post_init__(self) -> None:
+        _check_held("full_hidden_states", self.full_hidden_states, self.held_hidden_states)
+        _check_held("full_attentions", self.full_attentions, self.held_attentions)
+        if self.held_hidden_states is None:
+            _check_agreement("full_hidden_states", self.full_hidden_states, self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields that are set."""
         return set_fields(self)
+
+
+def _check_held(name: str, states: Tensor | None, held: HeldStates | None) -> None:
+    if held is None:
+        return
+    if states is None:
+        raise ContainerError(f"ModelOutput says what {name} holds, but {name} is not set.")
+    wanted = (len(held.layers), held.n_held)
+    shape = (states.shape[1], states.shape[-2])
+    if shape != wanted:
+        raise ContainerError(
+            f"ModelOutput.{name} has {shape[0]} layers and {shape[1]} positions, but is said to "
+            f"hold {wanted[0]} layers and {wanted[1]} positions."
+        )
+
+
+def _check_agreement(name: str, states: Tensor | None, output: ModelOutput) -> None:
+    """Check that tensors over all layers, or all positions, have as many of them."""
+    logits, patterns = output.full_logits, output.full_attentions
+    if states is None:
+        return
+    if logits is not None and states.shape[2] != logits.shape[1]:
+        raise ContainerError(
+            f"ModelOutput.{name} expects {logits.shape[1]} positions, as full_logits has, got "
+            f"{states.shape[2]}. Say in held_hidden_states which positions it holds."
+        )
+    patterns = patterns if output.held_attentions is None else None
+    if patterns is not None and patterns.shape[1] != states.shape[1]:
+        raise ContainerError(
+            f"ModelOutput.full_attentions expects {states.shape[1]} layers, as {name} has, got "
+            f"{patterns.shape[1]}. Say in held_attentions which layers it holds."
+        )

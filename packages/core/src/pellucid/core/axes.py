@@ -10,12 +10,19 @@ from types import MappingProxyType
 AXES: Mapping[str, str] = MappingProxyType(
     {
         "batch": "independent samples that one forward pass holds",
+        "chunk": "pieces that a sequence is cut into, all of one length",
+        "chunk_pos": "token positions of one chunk",
+        "column": "columns of a matrix that is no attention pattern",
         "d_embed": "width of the vector that an encoder returns",
         "d_head": "width of one attention head",
         "d_model": "width of the residual stream and of token embeddings",
         "d_vocab": "rows of the token embedding table, padded rows included",
         "head": "attention heads",
+        "held_layer": "layers whose states an output holds, ascending; all unless it says which",
+        "held_pos": "positions whose states an output holds; all unless it says which",
         "k": "entries kept of a longer axis, best first",
+        "kv_head": "heads of keys and values, each shared by a group of query heads",
+        "lag": "tokens just before the first of an input, the last of them nearest to it",
         "layer": "transformer blocks, first to last",
         "n_allowed": "token ids that a constraint admits, ascending",
         "n_candidates": "trigger candidates evaluated together",
@@ -23,13 +30,16 @@ AXES: Mapping[str, str] = MappingProxyType(
         "n_losses": "components of a combined loss",
         "n_params": "weights of a model, flattened in the order of its parameters",
         "n_templates": "templates that one trigger must serve",
+        "n_updates": "updates of a recurrent state that one token makes, in their order",
         "pos": "token positions of a full input, first to last",
+        "row": "rows of a matrix that is no attention pattern",
         "query_pos": "positions that attend, as rows of an attention pattern",
         "key_pos": "positions attended to, as columns of an attention pattern",
         "response_pos": "token positions of a generated response",
         "shape": "any number of axes, whatever they mean, kept as they are (written *shape)",
         "target_pos": "token positions of a target response",
         "trigger_pos": "token positions of the trigger",
+        "virtual_pos": "updates of a recurrent state, several for each token position",
     }
 )
 """Axis name to its meaning."""

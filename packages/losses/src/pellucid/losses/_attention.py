@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor
 
-from pellucid.core import BaseLoss, SliceKey, TriggerSlot, boundary
-from pellucid.losses._layers import select_layers
-from pellucid.losses._slices import find_positions
+from pellucid.core import BaseLoss, HeldStates, SliceKey, StateSelection, TriggerSlot, boundary
+from pellucid.losses._layers import select_layers, select_states
+from pellucid.losses._slices import find_held
 from pellucid.losses._token_nll import widen
 
 
@@ -34,12 +34,18 @@ class AttentionEnhLoss(AttentionBasedLoss):
     src_slc_name: str = SliceKey.TRIGGER
     dst_slc_name: str = SliceKey.INPUT_AFTER
 
+    def selections(self) -> dict[str, StateSelection]:
+        """Say which layers and positions of attention patterns the loss reads."""
+        wanted = select_states(self.targeted_layers, self.dst_slc_name, self.src_slc_name)
+        return {"full_attentions": wanted}
+
     @boundary
     def __call__(
         self,
         full_attentions: Float[Tensor, "batch layer head query_pos key_pos"],
         input_slices: dict[str, slice],
         input_trigger_slots: list[TriggerSlot] | None = None,
+        held_attentions: HeldStates | None = None,
     ) -> Float[Tensor, " batch"]:
         """Return the loss of each sample.
 
@@ -47,6 +53,7 @@ class AttentionEnhLoss(AttentionBasedLoss):
             full_attentions: Attention patterns, attending positions before those attended to.
             input_slices: Where the parts of the input lie.
             input_trigger_slots: Where the trigger stands, if in several places.
+            held_attentions: Which layers and positions are given; all when None.
 
         Returns:
             Float, of shape (batch,), from -1 to 0.
@@ -55,7 +62,8 @@ class AttentionEnhLoss(AttentionBasedLoss):
             ArgumentError: (a ValueError) If there is no such layer, or no such part of the input.
         """
         n_dst, n_src = full_attentions.shape[3:]
-        dst = find_positions(input_slices, self.dst_slc_name, n_dst, input_trigger_slots)
-        src = find_positions(input_slices, self.src_slc_name, n_src, input_trigger_slots)
-        patterns = select_layers(full_attentions, self.targeted_layers)[:, :, :, dst][..., src]
-        return -widen(patterns).flatten(1).mean(dim=-1)
+        slots, held = input_trigger_slots, held_attentions
+        dst = find_held(input_slices, self.dst_slc_name, n_dst, slots, held=held)
+        src = find_held(input_slices, self.src_slc_name, n_src, slots, held=held, keys=True)
+        patterns = select_layers(full_attentions, self.targeted_layers, held)[:, :, :, dst]
+        return -widen(patterns[..., src]).flatten(1).mean(dim=-1)

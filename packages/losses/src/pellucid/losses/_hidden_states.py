@@ -7,9 +7,17 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pellucid.core import BaseLoss, LossReads, SliceKey, TriggerSlot, boundary
-from pellucid.losses._layers import select_layers
-from pellucid.losses._slices import find_positions
+from pellucid.core import (
+    BaseLoss,
+    HeldStates,
+    LossReads,
+    SliceKey,
+    StateSelection,
+    TriggerSlot,
+    boundary,
+)
+from pellucid.losses._layers import select_layers, select_states
+from pellucid.losses._slices import find_held
 from pellucid.losses._token_nll import widen
 
 
@@ -45,10 +53,15 @@ class SteeringActivationLoss(HiddenStateBasedLoss):
     def reads(self) -> LossReads:
         """Say what the loss reads: where parts lie only if it counts a part."""
         always = frozenset({"full_hidden_states", "target_directions"})
-        slices, places = frozenset({"input_slices"}), frozenset({"input_trigger_slots"})
+        slices = frozenset({"input_slices"})
+        others = frozenset({"input_trigger_slots", "held_hidden_states"})
         if self.slc_name is None:
-            return LossReads(required=always, optional=slices | places)
-        return LossReads(required=always | slices, optional=places)
+            return LossReads(required=always, optional=slices | others)
+        return LossReads(required=always | slices, optional=others)
+
+    def selections(self) -> dict[str, StateSelection]:
+        """Say which layers and positions of the residual stream the loss reads."""
+        return {"full_hidden_states": select_states(self.targeted_layers, self.slc_name)}
 
     @boundary
     def __call__(
@@ -57,6 +70,7 @@ class SteeringActivationLoss(HiddenStateBasedLoss):
         target_directions: Float[Tensor, " d_model"],
         input_slices: dict[str, slice] | None = None,
         input_trigger_slots: list[TriggerSlot] | None = None,
+        held_hidden_states: HeldStates | None = None,
     ) -> Float[Tensor, " batch"]:
         """Return the loss of each sample.
 
@@ -65,6 +79,7 @@ class SteeringActivationLoss(HiddenStateBasedLoss):
             target_directions: The direction; its length has no influence.
             input_slices: Where the parts of the input lie.
             input_trigger_slots: Where the trigger stands, if in several places.
+            held_hidden_states: Which layers and positions are given; all when None.
 
         Returns:
             Float, of shape (batch,); 0 for a direction of length 0.
@@ -72,10 +87,14 @@ class SteeringActivationLoss(HiddenStateBasedLoss):
         Raises:
             ArgumentError: (a ValueError) If there is no such layer, or no such part of the input.
         """
-        hidden = select_layers(full_hidden_states, self.targeted_layers)
+        hidden = select_layers(full_hidden_states, self.targeted_layers, held_hidden_states)
         if self.slc_name is not None:
-            counted = find_positions(
-                input_slices or {}, self.slc_name, hidden.shape[2], input_trigger_slots
+            counted = find_held(
+                input_slices or {},
+                self.slc_name,
+                hidden.shape[2],
+                input_trigger_slots,
+                held=held_hidden_states,
             )
             hidden = hidden[:, :, counted]
         mean = self._project(widen(hidden), target_directions).flatten(1).mean(dim=-1)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from pellucid.core import ArgumentError, SliceKey, TriggerSlot
+from pellucid.core import ArgumentError, HeldStates, SliceKey, TriggerSlot
 
 
 def find_span(input_slices: Mapping[str, slice | None], name: str, n_pos: int) -> tuple[int, int]:
@@ -56,3 +56,32 @@ def find_positions(
     if name != SliceKey.TRIGGER or trigger_slots is None or len(trigger_slots) == 1:
         return list(range(start, stop))
     return [i for slot in trigger_slots for i in range(*slot.positions.indices(n_pos))]
+
+
+def find_held(
+    input_slices: Mapping[str, slice | None],
+    name: str,
+    n_pos: int,
+    trigger_slots: Sequence[TriggerSlot] | None,
+    *,
+    held: HeldStates | None,
+    keys: bool = False,
+) -> list[int]:
+    """Return where the positions of a part lie in a tensor that may hold a part of an input only.
+
+    Args:
+        input_slices: The parts by `SliceKey`.
+        name: The part's name.
+        n_pos: The number of positions of the tensor.
+        trigger_slots: The places of the trigger, if they are known.
+        held: Which positions the tensor holds; all when None.
+        keys: Whether positions attended to are meant.
+
+    Raises:
+        ArgumentError: (a ValueError) If the input has no such part, if it has no positions, or if
+            one of them is not held.
+    """
+    if held is None:
+        return find_positions(input_slices, name, n_pos, trigger_slots)
+    positions = find_positions(input_slices, name, held.n_pos, trigger_slots)
+    return held.find_positions(positions, keys=keys)
