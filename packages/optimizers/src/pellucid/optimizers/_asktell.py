@@ -27,7 +27,7 @@ class SearchOptimizer(Search[StateT]):
     def iterate(
         self,
         templates: Sequence[Template],
-        initial_trigger: str | None = None,
+        initial_trigger: InitialTrigger | None = None,
         targets: Targets | None = None,
         *,
         checkpoint_dir: str | os.PathLike[str] | None = None,
@@ -37,8 +37,10 @@ class SearchOptimizer(Search[StateT]):
         """Return the run as an iterator of steps, which holds the result afterwards.
 
         Args:
-            templates: Texts or conversations, each with the placeholder exactly once.
-            initial_trigger: Where to start; twenty exclamation marks when omitted.
+            templates: Texts or conversations with the placeholder, numbered where the trigger has
+                parts.
+            initial_trigger: Where to start, a list of texts if the trigger has parts; twenty
+                exclamation marks, shared out among the parts, when omitted.
             targets: One entry for each template.
             checkpoint_dir: Where to keep a checkpoint; none is kept when omitted.
             resume: Whether to go on from the checkpoint in `checkpoint_dir`, bit for bit.
@@ -62,7 +64,7 @@ class SearchOptimizer(Search[StateT]):
     def optimize_trigger(
         self,
         templates: Sequence[Template],
-        initial_trigger: str | None = None,
+        initial_trigger: InitialTrigger | None = None,
         targets: Targets | None = None,
         *,
         checkpoint_dir: str | os.PathLike[str] | None = None,
@@ -73,8 +75,10 @@ class SearchOptimizer(Search[StateT]):
         """Search for a trigger; arguments, result and errors are those of `iterate`.
 
         Args:
-            templates: Texts or conversations, each with the placeholder exactly once.
-            initial_trigger: Where to start; twenty exclamation marks when omitted.
+            templates: Texts or conversations with the placeholder, numbered where the trigger has
+                parts.
+            initial_trigger: Where to start, a list of texts if the trigger has parts; twenty
+                exclamation marks, shared out among the parts, when omitted.
             targets: One entry for each template.
             checkpoint_dir: Where to keep a checkpoint; none is kept when omitted.
             resume: Whether to go on from the checkpoint in `checkpoint_dir`, bit for bit.

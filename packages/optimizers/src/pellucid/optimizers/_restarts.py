@@ -105,6 +105,8 @@ class Restarts(Iterator[RestartsStep]):
         self._callbacks = tuple(callbacks)
         self._directory = None if checkpoint_dir is None else Path(checkpoint_dir)
         starts = _read_starts(initial_triggers, count_parts(self._templates))
+        # Parts have the same lengths in all runs.
+        self._start = starts[0]
         self._settings = {
             "initial_triggers": starts,
             "seeds": None if seeds is None else list(seeds),
@@ -157,6 +159,7 @@ class Restarts(Iterator[RestartsStep]):
         with self._optimizer.run(self._templates, None, self._targets, note) as templates:
             problem = self._optimizer.make_problem()
             problem.set_inputs(templates, self._targets)
+            problem.hold_parts(self._start)
             if (origin := _latest([walk.origin for walk in self._walks])) is not None:
                 restore_usage(self._optimizer, origin.usage)
             try:
