@@ -59,7 +59,7 @@ class EncoderHFModel(ReadingBackend, EncoderBaseModel, LossTextAccessMixin):  # 
             is loaded without its pipeline.
         normalize: Whether to bring each vector to length 1.
         prompt: A text to put before every input.
-        prompt_name: The name of one that the pipeline brings; its default one when both are omitted.
+        prompt_name: The name of one that the pipeline brings; its default when both are omitted.
         forward_pass_batch_size: How many candidates go through one forward pass; halved when memory
             runs out.
         backward_pass_batch_size: The same for passes with a gradient.

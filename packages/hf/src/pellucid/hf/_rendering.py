@@ -32,6 +32,7 @@ class PromptRenderer:
         chat_template_kwargs: Passed to `apply_chat_template`; `chat_template` among them takes the
             place of the tokenizer's own.
         use_chat_template: Whether to use the tokenizer's own.
+        prompt: What stands before every text that is rendered without a chat template.
 
     Raises:
         ArgumentError: If there are arguments, but no chat template to give them to, or if
@@ -44,7 +45,9 @@ class PromptRenderer:
         chat_template_kwargs: Mapping[str, Any] | None = None,
         *,
         use_chat_template: bool = True,
+        prompt: str = "",
     ) -> None:
+        self._prompt = prompt
         self._tokenizer = tokenizer
         self._kwargs: dict[str, Any] = {
             "add_generation_prompt": True,
@@ -68,7 +71,7 @@ class PromptRenderer:
                 template refuses it.
         """
         if not self.has_chat_template:
-            return _as_plain_text(prompt)
+            return self._prompt + _as_plain_text(prompt)
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         try:
             return self._tokenizer.apply_chat_template(messages, tokenize=False, **self._kwargs)
@@ -79,8 +82,8 @@ class PromptRenderer:
         """Render a template once and cut it where the trigger goes.
 
         Raises:
-            TemplateError: If the chat template drops or repeats the placeholder, besides the
-                reasons of `render`.
+            TemplateError: If the chat template drops or repeats a placeholder, besides the reasons
+                of `render`.
         """
         text = self.render(template)
         for placeholder in {*_find_placeholders(template), OPTIMIZED_TRIGGER_PLACEHOLDER}:

@@ -50,8 +50,13 @@ class SlottedBackend(HuggingFaceBackendModel):
             targets=encode_targets(self._codec, targets, self.vocab_size),
             prefix_ids=prefix_ids,
             suffix_ids=suffix_ids,
-            max_positions=max_positions(self._hf_model),
+            max_positions=self._max_positions,
         )
+
+    @property
+    def _max_positions(self) -> int | None:
+        """How long an input may be; None if there is no limit."""
+        return max_positions(self._hf_model)
 
     @property
     def _wrapping(self) -> tuple[list[int], list[int]]:
@@ -78,5 +83,5 @@ class SlottedBackend(HuggingFaceBackendModel):
             side=self._padding_side,
             pad_id=self._pad_id,
             device=self.device,
-            max_positions=max_positions(self._hf_model) if limit else None,
+            max_positions=self._max_positions if limit else None,
         )
