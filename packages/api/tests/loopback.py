@@ -142,8 +142,9 @@ class LoopbackServer:
             for i, v in enumerate(vectors)
         ]
         usage = self._usage(sum(map(len, texts)), 0)
-        # In reverse: the order is told by the index.
-        return {"object": "list", "model": body["model"], "data": data[::-1], **usage}
+        # In reverse, as the order is told by the index; but Voyage's client does not look at that.
+        order = 1 if "output_dimension" in body else -1
+        return {"object": "list", "model": body["model"], "data": data[::order], **usage}
 
     def _embed_gemini(self, body: Answer) -> Answer:
         requests = body.get("requests", [body])

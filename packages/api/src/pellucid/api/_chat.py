@@ -63,7 +63,8 @@ def _read_text(message: Any, finish_reason: Any) -> str:
         if finish_reason == _WITHHELD:
             raise ReplyError("the provider withheld the answer (content_filter)")
         # A model that declines says so in a field of its own; one that says nothing has null here.
-        text = field(message, "refusal") or ""
+        aside = field(message, "provider_specific_fields") or {}
+        text = field(message, "refusal") or field(aside, "refusal") or ""
     if not isinstance(text, str):
         raise ReplyError(f"the content is {type(text).__name__}, expected a text")
     return text

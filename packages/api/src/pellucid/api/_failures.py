@@ -95,11 +95,13 @@ def classify(error: Exception) -> Failure:
     if status is None or status < 400:
         # A body that is no JSON was cut off or came from something in between.
         is_cut = (
-            isinstance(error, json.JSONDecodeError) or "ValidationError" in type(error).__name__
+            status is not None
+            or isinstance(error, json.JSONDecodeError)
+            or "ValidationError" in type(error).__name__
         )
         is_transient = is_cut or _is_connection_error(error)
         return Failure(message=message, is_transient=is_transient, is_malformed=is_cut)
-    is_broke = status == 429 and any(word in message for word in _NO_MONEY)
+    is_broke = status == 429 and any(word in _all_words(error) for word in _NO_MONEY)
     is_server = status >= 500 and status not in _PERMANENT_SERVER_STATUSES
     return Failure(
         message=message,
@@ -116,6 +118,15 @@ def describe(error: Exception) -> str:
     text = " ".join(str(error).split()) or "no message"
     short = text if len(text) <= _LONGEST_MESSAGE else f"{text[: _LONGEST_MESSAGE - 3]}..."
     return short if isinstance(error, ReplyError) else f"{type(error).__name__}: {short}"
+
+
+def _all_words(error: BaseException | None) -> str:
+    """Return what an error and those it was raised from say, response bodies included."""
+    words: list[str] = []
+    while error is not None:
+        words += [str(error), str(getattr(error, "code", "")), str(getattr(error, "body", ""))]
+        error = error.__cause__ or error.__context__
+    return " ".join(words)
 
 
 def _status_of(error: Exception) -> int | None:

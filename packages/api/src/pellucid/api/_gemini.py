@@ -107,12 +107,15 @@ class EncoderGeminiModel(RemoteEncoder):
         _check_text_type(kind)
         return self._encode(input_texts, text_type=kind)
 
+    def _import_sdk(self) -> Any:
+        return import_extra("google.genai", extra="gemini")
+
     def _make_client(self) -> Any:
-        genai = import_extra("google.genai", extra="gemini")
+        genai = self._import_sdk()
         return _GeminiClient(genai, self._secret.reveal(), self._base_url, self._vertex)
 
     async def _embed(self, texts: list[str], request: Any) -> tuple[list[Any], int | None, Any]:
-        client = self._client.get(self._make_client)
+        client = self._connect()
         config = {
             "task_type": _TASKS.get(request.get("text_type")),
             "output_dimensionality": request["d_model"],

@@ -215,33 +215,38 @@ class LiteLLMModel(RemoteModel, LMBaseModel):
         )
 
     async def _send(self, samples: Sequence[Sample]) -> Reply:
-        client = self._client.get(self._make_client)
+        client = self._connect()
         body: Mapping[str, Any] = samples[0].request["body"]
         return await client.complete(body, with_logprobs="logprobs" in body)
 
+    def _import_sdk(self) -> Any:
+        if self._route == "http":
+            from pellucid.api import _http_chat  # noqa: PLC0415 - it imports httpx
+
+            return _http_chat
+        from pellucid.api import _litellm_chat  # noqa: PLC0415 - for the sake of the other route
+
+        _litellm_chat.import_litellm()
+        return _litellm_chat
+
     def _make_client(self) -> Any:
         params = self._client_params.reveal()
+        clients = self._import_sdk()
         if self._route == "http" and self._base_url is not None:
-            from pellucid.api._http_chat import HTTPChatClient  # noqa: PLC0415 - it imports httpx
-
-            return HTTPChatClient(
+            return clients.HTTPChatClient(
                 self._base_url,
                 self._secret.reveal(),
                 max_connections=self._transport.max_concurrent_requests,
                 headers=params.get("headers", {}),
             )
-        from pellucid.api._litellm_chat import LiteLLMChatClient  # noqa: PLC0415 - with httpx
-
         where = {"api_base": self._base_url, "api_key": self._secret.reveal()}
         given = {name: value for name, value in where.items() if value is not None}
         timeout = {"timeout": self._transport.timeout_s}
-        return LiteLLMChatClient(self._wire_name, {**timeout, **given, **params})
+        return clients.LiteLLMChatClient(self._wire_name, {**timeout, **given, **params})
 
     def _unit_prices(self) -> Prices | None:
         if self._prices is None and self._route == "litellm" and not self._has_looked_prices_up:
-            from pellucid.api._litellm_chat import find_prices  # noqa: PLC0415 - with httpx
-
-            self._prices = find_prices(self._wire_name)
+            self._prices = self._import_sdk().find_prices(self._wire_name)
             self._has_looked_prices_up = True
         return self._prices
 

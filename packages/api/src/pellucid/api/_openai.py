@@ -129,15 +129,18 @@ class EncoderOpenAIModel(RemoteEncoder, TokenAccessMixin):
         """
         return self._encode(input_texts)
 
+    def _import_sdk(self) -> Any:
+        return import_extra("openai", extra="openai")
+
     def _make_client(self) -> Any:
-        openai = import_extra("openai", extra="openai")
+        openai = self._import_sdk()
         api_key = self._secret.reveal()
         if api_key is None and self._base_url is not None:
             api_key = "none"  # the client insists on one
         return _OpenAIClient(openai, api_key, self._base_url)
 
     async def _embed(self, texts: list[str], request: Any) -> tuple[list[Any], int | None, Any]:
-        client = self._client.get(self._make_client)
+        client = self._connect()
         return await client.embed(texts, request["model"], request["d_model"])
 
 

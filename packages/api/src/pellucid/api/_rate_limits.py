@@ -56,12 +56,20 @@ class Gate:
 
     async def pass_through(self) -> None:
         """Wait until the gate is open."""
-        while (wait_s := self._opens_at - time.monotonic()) > 0:
+        while (wait_s := self._opens_at - now()) > 0:
             await asyncio.sleep(wait_s)
 
     def _close_for(self, wait_s: float) -> None:
         if wait_s <= self._longest_wait_s:
-            self._opens_at = max(self._opens_at, time.monotonic() + wait_s)
+            self._opens_at = max(self._opens_at, now() + wait_s)
+
+
+def now() -> float:
+    """Return the time of the running loop, or that which loops go by, in seconds."""
+    try:
+        return asyncio.get_running_loop().time()
+    except RuntimeError:
+        return time.monotonic()
 
 
 def read_retry_after(headers: Mapping[str, str]) -> float | None:

@@ -9,13 +9,20 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from pellucid.api._cache import ResponseCache, request_key
-from pellucid.api._errors import BatchError, CacheError, RequestError
+from pellucid.api._errors import AuthenticationError, BatchError, CacheError, RequestError
+from pellucid.api._failures import describe
 from pellucid.api._loop import LoopLocal, run
 from pellucid.api._policy import RetryPolicy, check_at_least
 from pellucid.api._secrets import Scrubber, Secret, public_url
 from pellucid.api._spending import Cost, Prices, RequestStats, Spending, make_prices
 from pellucid.api._transport import DivisibleError, Reply, Transport
-from pellucid.core import BaseModel, LossTextAccessMixin, ModelOutput, RequirementError
+from pellucid.core import (
+    BaseModel,
+    LossTextAccessMixin,
+    ModelOutput,
+    PellucidError,
+    RequirementError,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,6 +105,10 @@ class RemoteModel(BaseModel, LossTextAccessMixin, ABC):
         weakref.finalize(self, _release, self._client, self._cache).atexit = False
 
     @abstractmethod
+    def _import_sdk(self) -> Any:
+        """Import what asks the provider; done before the first request, in the caller's thread."""
+
+    @abstractmethod
     def _make_client(self) -> Any:
         """Return a client of the provider; made in the background loop, when first needed."""
 
@@ -144,6 +155,7 @@ class RemoteModel(BaseModel, LossTextAccessMixin, ABC):
             CacheError: (a ValueError) If there is a cache that cannot be read.
             RequirementError: If a budget in money is set and prices are not known.
         """
+        self._import_sdk()
         self._check_prices()
         return run(self._answer_missing(samples))
 
@@ -165,6 +177,8 @@ class RemoteModel(BaseModel, LossTextAccessMixin, ABC):
             for row in range(len(samples))
             if not keys or (keys[row] not in known and first_of[keys[row]] == row)
         ]
+        if rows:
+            self._connect()
         found = await self._ask(samples, rows, keys)
         self._transport.stats.failed_samples += sum(
             isinstance(answer, RequestError) for answer in found.values()
@@ -172,6 +186,20 @@ class RemoteModel(BaseModel, LossTextAccessMixin, ABC):
         if not keys:
             return [found[row] for row in range(len(samples))]
         return [known[key] if key in known else found[first_of[key]] for key in keys]
+
+    def _connect(self) -> Any:
+        """Return the client, made if there is none yet.
+
+        Raises:
+            AuthenticationError: If the SDK refuses to make one, for want of a key as a rule.
+        """
+        try:
+            return self._client.get(self._make_client)
+        except PellucidError:
+            raise
+        except Exception as error:
+            message = self._transport.clean(describe(error))
+        raise AuthenticationError(f"no client for {self.get_model_name()!r} can be made: {message}")
 
     async def _ask(
         self, samples: Sequence[Sample], rows: Sequence[int], keys: Sequence[str]

@@ -5,7 +5,6 @@ import dataclasses
 import heapq
 import logging
 import random
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -18,7 +17,7 @@ from pellucid.api._errors import (
 from pellucid.api._failures import Failure, classify
 from pellucid.api._loop import LoopLocal
 from pellucid.api._policy import RetryPolicy
-from pellucid.api._rate_limits import Gate
+from pellucid.api._rate_limits import Gate, now
 from pellucid.api._secrets import Scrubber
 from pellucid.api._spending import Cost, RequestStats, Spending
 
@@ -131,6 +130,10 @@ class Transport:
     def _make_slots(self) -> asyncio.Semaphore:
         return asyncio.Semaphore(self.max_concurrent_requests)
 
+    def clean(self, text: str) -> str:
+        """Return a text without keys."""
+        return self._scrubber.clean(text)
+
     def delay_s(self, failure: Failure, n_attempts: int) -> float | None:
         """Return how long to wait before the next attempt, None if there shall be none."""
         asked = failure.asked_wait_s
@@ -208,7 +211,7 @@ class _Batch(Generic[_Item]):
 
     async def _take(self) -> tuple[int, int] | None:
         while True:
-            if self._retries and self._retries[0][0] <= time.monotonic():
+            if self._retries and self._retries[0][0] <= now():
                 _, index, n_failed = heapq.heappop(self._retries)
                 return index, n_failed
             index = next(self._unsent, None)
@@ -216,7 +219,7 @@ class _Batch(Generic[_Item]):
                 return index, 0
             if not self._retries:
                 return None
-            await asyncio.sleep(max(0.0, self._retries[0][0] - time.monotonic()))
+            await asyncio.sleep(max(0.0, self._retries[0][0] - now()))
 
     async def _advance(self, index: int, n_attempts: int) -> None:
         if self._denied is not None:
@@ -233,7 +236,7 @@ class _Batch(Generic[_Item]):
             return
         delay_s = self._transport.delay_s(outcome, n_attempts)
         if delay_s is not None:
-            heapq.heappush(self._retries, (time.monotonic() + delay_s, index, n_attempts))
+            heapq.heappush(self._retries, (now() + delay_s, index, n_attempts))
             return
         error = self._transport.make_error(outcome, n_attempts)
         self._outcomes[index] = error

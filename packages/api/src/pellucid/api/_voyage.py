@@ -83,15 +83,18 @@ class EncoderVoyageModel(RemoteEncoder):
         """
         return self._encode(input_texts)
 
+    def _import_sdk(self) -> Any:
+        return import_extra("voyageai", extra="voyage")
+
     def _make_client(self) -> Any:
-        voyageai = import_extra("voyageai", extra="voyage")
+        voyageai = self._import_sdk()
         # Its own retries are off.
         return voyageai.AsyncClient(
             api_key=self._secret.reveal(), base_url=self._base_url, max_retries=0
         )
 
     async def _embed(self, texts: list[str], request: Any) -> tuple[list[Any], int | None, Any]:
-        client = self._client.get(self._make_client)
+        client = self._connect()
         response = await client.embed(
             texts, model=self._model_name, output_dimension=request["d_model"]
         )
