@@ -20,7 +20,7 @@ from pellucid.core import (
     check_templates,
     load,
 )
-from pellucid.optimizers import Callback, ExactMatch, JSONLTracker, Run, Step
+from pellucid.optimizers import Callback, ExactMatch, JSONLTracker, Run
 
 _HPARAMS: Mapping[str, str] = {
     "steps": "num_steps",
@@ -68,27 +68,7 @@ class Setup:
         targets = _make_targets(self.request)
         if targets is None or not self.request.stop_at_goal:
             return []
-        return [_UncountedGoal(self.model, ExactMatch(self.model, self.request.templates, targets))]
-
-
-class _UncountedGoal:
-    """Looks whether the goal is reached, and leaves the model's counters as they were.
-
-    So usage is what the search cost, and a run that is resumed counts like one that never stopped.
-    """
-
-    stop_reason = "success"
-
-    def __init__(self, model: LMBaseModel, match: ExactMatch) -> None:
-        self._model = model
-        self._match = match
-
-    def __call__(self, step: Step) -> bool:
-        counted = self._model.get_usage_stats()
-        try:
-            return self._match(step)
-        finally:
-            self._model.restore_usage_stats(counted)
+        return [ExactMatch(self.model, self.request.templates, targets)]
 
 
 def prepare(request: Request, steps_path: Path) -> Setup:

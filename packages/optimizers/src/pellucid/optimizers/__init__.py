@@ -12,13 +12,14 @@ from pellucid.optimizers._beam_search import BeamSearchOptimizer, BeamSearchStat
 from pellucid.optimizers._best import RunningBest
 from pellucid.optimizers._buffer import TriggerBuffer
 from pellucid.optimizers._bulk_flips import BulkFlipSearch, BulkFlipState
+from pellucid.optimizers._composite_tracker import CompositeTracker
 from pellucid.optimizers._constraints import TokenConstraints
-from pellucid.optimizers._exact_match import ExactMatch
 from pellucid.optimizers._gaslite import GASLITEOptimizer
 from pellucid.optimizers._gasliteplus import GASLITEPlusOptimizer
 from pellucid.optimizers._gbda import GBDAOptimizer, GBDAState
 from pellucid.optimizers._gcg import GCGOptimizer
 from pellucid.optimizers._gcgplus import GCGPlusOptimizer, GCGPlusState
+from pellucid.optimizers._goals import ExactMatch, JudgeAgrees, LossBelow, ResponseGoal
 from pellucid.optimizers._hotflip import HotFlipOptimizer
 from pellucid.optimizers._likely import rank_likely
 from pellucid.optimizers._pal import PALOptimizer
@@ -46,16 +47,25 @@ from pellucid.optimizers._sampling import (
     draw_tokens,
     random_single_flips,
     sample_blocks,
+    sample_deletions,
+    sample_insertions,
     sample_substitutions,
     substitute_at,
 )
 from pellucid.optimizers._schedulers import ConstantScheduler, LinearScheduler, NFlipScheduler
+from pellucid.optimizers._service_trackers import (
+    TensorBoardTracker,
+    TrackioTracker,
+    WandbTracker,
+)
 from pellucid.optimizers._simplex import project_on_entropy, project_on_simplex
 from pellucid.optimizers._soft_prompt import SoftPromptOptimizer, SoftPromptState
 from pellucid.optimizers._state import SearchState
 from pellucid.optimizers._step import Callback, Step
+from pellucid.optimizers._text_trackers import JSONTracker, PrintTracker
 from pellucid.optimizers._tokenizers import find_tokenizer
 from pellucid.optimizers._trackers import DictTracker, JSONLTracker
+from pellucid.optimizers._variable_length import VariableLengthGCGOptimizer
 
 __all__ = [
     "ARCAOptimizer",
@@ -67,6 +77,7 @@ __all__ = [
     "BulkFlipSearch",
     "BulkFlipState",
     "Callback",
+    "CompositeTracker",
     "ConstantScheduler",
     "DictTracker",
     "ExactMatch",
@@ -79,7 +90,10 @@ __all__ = [
     "GCGPlusState",
     "HotFlipOptimizer",
     "JSONLTracker",
+    "JSONTracker",
+    "JudgeAgrees",
     "LinearScheduler",
+    "LossBelow",
     "Moves",
     "NFlipScheduler",
     "PALOptimizer",
@@ -87,6 +101,7 @@ __all__ = [
     "PEZState",
     "PGDOptimizer",
     "PGDState",
+    "PrintTracker",
     "ProbeSamplingGCGOptimizer",
     "Problem",
     "ProxiedSearch",
@@ -95,6 +110,7 @@ __all__ = [
     "RASLITEPlusOptimizer",
     "RandomSearchOptimizer",
     "RandomSearchState",
+    "ResponseGoal",
     "Restarts",
     "RestartsResult",
     "RestartsStep",
@@ -107,8 +123,12 @@ __all__ = [
     "SoftPromptState",
     "Step",
     "StepRandom",
+    "TensorBoardTracker",
     "TokenConstraints",
+    "TrackioTracker",
     "TriggerBuffer",
+    "VariableLengthGCGOptimizer",
+    "WandbTracker",
     "draw_surviving",
     "draw_tokens",
     "find_tokenizer",
@@ -121,6 +141,8 @@ __all__ = [
     "retokenize_mask",
     "retokenize_transform",
     "sample_blocks",
+    "sample_deletions",
+    "sample_insertions",
     "sample_substitutions",
     "substitute_at",
     "take_surviving",
