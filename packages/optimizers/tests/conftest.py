@@ -27,6 +27,7 @@ from pellucid.optimizers import (
     RandomSearchOptimizer,
     RASLITEPlusOptimizer,
     SoftPromptOptimizer,
+    VariableLengthGCGOptimizer,
 )
 from pellucid.testing import TinyLM
 
@@ -152,6 +153,10 @@ OPTIMIZERS = {
             "sampling_factor": 4,
             "draft_model": TinyLM(seed=1, d_model=8),
         },
+    ),
+    "variable-length-gcg": (
+        VariableLengthGCGOptimizer,
+        {"n_candidates": 24, "sample_topk": 16, "min_length": 2, "max_length": 45},
     ),
 }
 # Those in which nothing is drawn: another seed gives the same run.

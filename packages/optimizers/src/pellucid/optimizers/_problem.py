@@ -116,6 +116,15 @@ class Problem:
             )
         self._arrange_parts(lengths)
 
+    def check_length(self, n_tokens: int) -> None:
+        """Refuse triggers of so many tokens, if they are too long for the model.
+
+        Raises:
+            TemplateError: If they are.
+        """
+        if self._takes_ids:
+            self.model.check_trigger_length(n_tokens)
+
     def _encode_parts(self, trigger: str) -> list[Int64[Tensor, " _"]]:
         if self._takes_ids:
             return self.model.encode_trigger_parts(trigger)

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from pellucid.core import BaseTokenizer, RetokenizationError
 
-_MAX_ROUNDS = 8
+MAX_ROUNDS = 8
+"""How often candidates are drawn anew before fewer than were wanted must do."""
 
 
 def retokenize_mask(
@@ -75,7 +76,7 @@ def take_surviving(
         if len(kept):
             return kept
         n_tried += len(candidates)
-    raise _none_survived(n_tried)
+    raise none_survived(n_tried)
 
 
 def draw_surviving(
@@ -96,22 +97,34 @@ def draw_surviving(
     Raises:
         RetokenizationError: (a RuntimeError) If no candidate survived in any round.
     """
+    candidates = collect_surviving(draw, survives, n_candidates)
+    if len(candidates) == 0:
+        raise none_survived(MAX_ROUNDS * n_candidates)
+    return candidates
+
+
+def collect_surviving(
+    draw: Callable[[int], Int64[Tensor, "n_candidates trigger_pos"]],
+    survives: Callable[[Int64[Tensor, "n_candidates trigger_pos"]], Bool[Tensor, " n_candidates"]],
+    n_candidates: int,
+    *,
+    n_rounds: int = MAX_ROUNDS,
+) -> Int64[Tensor, "_ trigger_pos"]:
+    """Draw candidates as `draw_surviving` does, in so many rounds; possibly none survives."""
     kept: list[Tensor] = []
     missing = n_candidates
-    for round_number in range(_MAX_ROUNDS):
+    for round_number in range(n_rounds):
         drawn = draw(round_number)
         survivors = drawn[survives(drawn)][:missing]
         kept.append(survivors)
         missing -= len(survivors)
         if missing <= 0:
             break
-    candidates = torch.cat(kept)
-    if len(candidates) == 0:
-        raise _none_survived(_MAX_ROUNDS * n_candidates)
-    return candidates
+    return torch.cat(kept)
 
 
-def _none_survived(n_tried: int) -> RetokenizationError:
+def none_survived(n_tried: int) -> RetokenizationError:
+    """Return the error that tells so."""
     return RetokenizationError(
         f"none of {n_tried} candidates is the same tokens again once it has been text. Leave a "
         "space before the placeholder in the template, start from another trigger, or optimize "

@@ -62,6 +62,54 @@ def sample_blocks(
     return trigger_ids.repeat(n_candidates, 1).scatter_(1, positions, drawn)
 
 
+def sample_insertions(
+    trigger_ids: Int64[Tensor, " trigger_pos"],
+    offered: Int64[Tensor, "trigger_pos k"],
+    *,
+    n_candidates: int,
+    generator: torch.Generator,
+) -> Int64[Tensor, "n_candidates _"]:
+    """Insert a token at a random place, before, within or after a trigger.
+
+    Args:
+        trigger_ids: The trigger to start from.
+        offered: The tokens offered for each position; one that is offered for a neighbour of the
+            place is taken.
+        n_candidates: How many candidates to draw.
+        generator: Source of randomness, on the CPU.
+
+    Returns:
+        Candidates of one token more.
+    """
+    n_pos, k = offered.shape
+    places = torch.randint(n_pos + 1, (n_candidates, 1), generator=generator)
+    sides = torch.randint(2, (n_candidates, 1), generator=generator)
+    neighbours = (places - sides).clamp(0, n_pos - 1)
+    ranks = torch.randint(k, (n_candidates, 1), generator=generator)
+    positions = torch.arange(n_pos + 1)
+    sources = positions - (positions > places).long()
+    candidates = trigger_ids[sources.clamp(max=n_pos - 1)]
+    return candidates.scatter_(1, places, offered[neighbours, ranks])
+
+
+def sample_deletions(
+    trigger_ids: Int64[Tensor, " trigger_pos"], *, n_candidates: int, generator: torch.Generator
+) -> Int64[Tensor, "_ _"]:
+    """Leave out one token, at distinct random places.
+
+    Args:
+        trigger_ids: The trigger to start from.
+        n_candidates: How many candidates to draw at most; there are no more than tokens.
+        generator: Source of randomness, on the CPU.
+
+    Returns:
+        Candidates of one token less.
+    """
+    places = torch.randperm(len(trigger_ids), generator=generator)[:n_candidates, None]
+    positions = torch.arange(len(trigger_ids) - 1)
+    return trigger_ids[positions + (positions >= places).long()]
+
+
 def substitute_at(
     trigger_ids: Int64[Tensor, " trigger_pos"], position: int, token_ids: Int64[Tensor, " k"]
 ) -> Int64[Tensor, "k trigger_pos"]:
