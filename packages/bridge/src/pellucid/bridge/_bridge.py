@@ -16,6 +16,7 @@ from pellucid.bridge._config import TransformerBridgeConfig
 from pellucid.bridge._describe import describe_model, list_blocks
 from pellucid.bridge._errors import StopAtLayerException
 from pellucid.bridge._execution import Execution
+from pellucid.bridge._generation import Generation
 from pellucid.bridge._infer import infer_architecture
 from pellucid.bridge._inputs import Inputs, prepare_inputs
 from pellucid.bridge._loss import lm_cross_entropy_loss
@@ -26,6 +27,7 @@ from pellucid.bridge._registry import find_record
 from pellucid.bridge._skipping import count_items, pass_through, place_layer, start_at, stop_before
 from pellucid.bridge._table import HookKey, HookSpec, HookTable, NamesFilter
 from pellucid.bridge._taps import Passing
+from pellucid.bridge._tokens import Tokenization
 from pellucid.core import ArgumentError
 
 HookSelector = HookKey | Callable[[str], bool]
@@ -34,7 +36,7 @@ HookPair = tuple[HookSelector, HookFunction]
 _GATES = ("use_attn_result", "use_split_qkv_input", "use_attn_in", "use_hook_mlp_in")
 
 
-class TransformerBridge(nn.Module):
+class TransformerBridge(Tokenization, Generation, nn.Module):
     """A transformer whose activations can be read, changed and differentiated by name.
 
     No module of the model is replaced or wrapped. A run with hooks installs what it needs on the
@@ -225,6 +227,28 @@ class TransformerBridge(nn.Module):
                 for name in functions.forward.keys() | functions.backward.keys():
                     self._points[name].clear_context()
 
+    @contextmanager
+    def running(self, step: int | None = None) -> Generator[None]:
+        """Keep attached hooks in force on the original model, however it is called.
+
+        Args:
+            step: What `hook.step` says meanwhile.
+        """
+        functions = self._gather()
+        if not functions:
+            yield
+            return
+        with compile_execution(functions, self._table, self._points, step=step):
+            yield
+
+    def select_names(self, names_filter: NamesFilter = None) -> list[str]:
+        """Return the canonical names that a filter admits, without those whose gate is closed.
+
+        Raises:
+            HookNameError: (a KeyError) If a key names nothing.
+        """
+        return self._table.select(names_filter, self._closed_gates())
+
     # Running.
 
     def forward(
@@ -322,7 +346,7 @@ class TransformerBridge(nn.Module):
             HookNameError: (a KeyError) If a name names nothing.
             ArgumentError: (a ValueError) If `incl_bwd` is asked for and the output is no scalar.
         """
-        names = self._table.select(names_filter, self._closed_gates())
+        names = self.select_names(names_filter)
         names = self._reached(names, kwargs.get("start_at_layer"), kwargs.get("stop_at_layer"))
         writer = CacheWriter(device=device, pos_slice=pos_slice)
         pairs = [(name, writer.keep) for name in names]

@@ -4,9 +4,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from pellucid.bridge._errors import HookError
 from pellucid.bridge._points import HookPoint
+
+_MATRICES = ("hook_pattern", "hook_attn_scores")
 
 
 class CacheWriter:
@@ -48,10 +51,31 @@ class CacheWriter:
         kept = value.detach()
         if self._positions is not None:
             # Positions are the second axis, or the last but one of scores and patterns.
-            axis = -2 if name.endswith(("hook_pattern", "hook_attn_scores")) else 1
+            axis = -2 if name.endswith(_MATRICES) else 1
             kept = kept[(slice(None),) * (axis % kept.ndim) + (self._positions,)]
         if self._device is not None:
             kept = kept.to(self._device)
         self.held[name] = kept
         if not kept.is_inference():
             self._versions[name] = kept._version
+
+
+def join_steps(steps: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return what was kept while generating as if it had been kept in one run.
+
+    Each step holds the positions that it computed; scores and patterns of earlier steps have fewer
+    keys, and get the rest as what a mask would make of it.
+    """
+    if not steps:
+        return {}
+    return {name: _join(name, [step[name] for step in steps]) for name in steps[0]}
+
+
+def _join(name: str, parts: list[Tensor]) -> Tensor:
+    is_matrix = name.endswith(_MATRICES)
+    if not is_matrix:
+        return torch.cat(parts, dim=1)
+    n_keys = parts[-1].shape[-1]
+    lowest = torch.finfo(parts[0].dtype).min if name.endswith("hook_attn_scores") else 0.0
+    widened = [pad(part, (0, n_keys - part.shape[-1]), value=lowest) for part in parts]
+    return torch.cat(widened, dim=-2)

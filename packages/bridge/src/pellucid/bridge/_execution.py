@@ -67,18 +67,22 @@ class Execution:
     Args:
         steps: In the order in which they are to happen.
         enter: Further things to do at the start; each returns what undoes it.
+        step: Which step of generation the run is.
     """
 
     def __init__(
         self,
         steps: Iterable[Step],
         enter: Sequence[Enter] = (),
+        *,
+        step: int | None = None,
     ) -> None:
         self._sites: dict[tuple[nn.Module, Side], dict[int, list[StepFunction]]] = {}
         for step in steps:
             site = self._sites.setdefault((step.module, step.side), {})
             site.setdefault(step.item, []).append(step.function)
         self._enter = tuple(enter)
+        self.step = step
         self._undo: list[Callable[[], None]] = []
         self._token: Token[Execution | None] | None = None
         self.scratch: Scratch = {}

@@ -51,6 +51,8 @@ def compile_execution(
     points: Mapping[str, HookPoint],
     further: Iterable[Step] = (),
     enter: Iterable[Enter] = (),
+    *,
+    step: int | None = None,
 ) -> Execution:
     """Return the run in which these functions are called, in the order of the forward pass.
 
@@ -60,6 +62,7 @@ def compile_execution(
         points: The hook points handed to the functions.
         further: Steps that come before those.
         enter: Further things that the run does at its start.
+        step: Which step of generation the run is.
     """
     steps: list[Step] = list(further)
     inside: list[AttentionSteps] = []
@@ -69,6 +72,6 @@ def compile_execution(
             tuple(functions.forward.get(name, ())),
             tuple(functions.backward.get(name, ())),
         )
-        for step in table[name].tap.steps(fire):
-            (steps if isinstance(step, Step) else inside).append(step)  # pyright: ignore[reportArgumentType] - one list each
-    return Execution(steps, [*enter, *enter_attention(merge_steps(inside))])
+        for made in table[name].tap.steps(fire):
+            (steps if isinstance(made, Step) else inside).append(made)  # pyright: ignore[reportArgumentType] - one list each
+    return Execution(steps, [*enter, *enter_attention(merge_steps(inside))], step=step)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pellucid.bridge._errors import HookError
+from pellucid.bridge._execution import active_execution
 from pellucid.core import ArgumentError
 
 Direction: TypeAlias = Literal["fwd", "bwd"]
@@ -68,6 +69,12 @@ class HookPoint:
 
     def __repr__(self) -> str:
         return f"HookPoint({self.name!r})"
+
+    @property
+    def step(self) -> int | None:
+        """Which step of `generate` this is, from 0; None elsewhere."""
+        execution = active_execution()
+        return None if execution is None else execution.step
 
     def layer(self) -> int:
         """Return the block's number.
