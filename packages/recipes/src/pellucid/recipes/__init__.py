@@ -5,6 +5,8 @@ your own. `RecipeConfig` is the same as YAML, `carry_out` adds its result to a t
 sweep goes on from, and `load_results` reads the table.
 """
 
+from pellucid.recipes._config import RecipeConfig
+from pellucid.recipes._execution import carry_out
 from pellucid.recipes._listing import get_recipe, list_recipes
 from pellucid.recipes._model_specs import ModelSource, load_model, load_tokenizer
 from pellucid.recipes._recipe import (
@@ -18,6 +20,7 @@ from pellucid.recipes._recipe import (
     Recipe,
 )
 from pellucid.recipes._run import run
+from pellucid.recipes._table import ResultsTable, RunFolder, load_results, load_rows
 
 __all__ = [
     "Access",
@@ -29,9 +32,15 @@ __all__ = [
     "Paper",
     "RandomStart",
     "Recipe",
+    "RecipeConfig",
+    "ResultsTable",
+    "RunFolder",
+    "carry_out",
     "get_recipe",
     "list_recipes",
     "load_model",
+    "load_results",
+    "load_rows",
     "load_tokenizer",
     "run",
 ]

@@ -34,7 +34,7 @@ PAL_SITAWARIN2024 = Recipe(
 
 RAL_SITAWARIN2024 = Recipe(
     name="ral__sitawarin2024",
-    summary="The same without a proxy: random single flips of a black box's prompt.",
+    summary="PAL without a proxy: query a black box with random single flips.",
     paper=papers.SITAWARIN_2024,
     optimizer="pal",
     losses=_RESPONSE,
@@ -65,7 +65,7 @@ QCG_HAYASE2024 = Recipe(
 
 GCGP_BLACKBOX_HAYASE2024 = Recipe(
     name="gcgp_blackbox__hayase2024",
-    summary="The same without a proxy: probe each position, then search the best one.",
+    summary="Query a black box: probe each position, then search at the best one.",
     paper=papers.HAYASE_2024,
     optimizer="gcg-plus",
     losses=_RESPONSE,

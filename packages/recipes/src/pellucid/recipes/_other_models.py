@@ -16,7 +16,7 @@ _ENCODER = ModelKind.ENCODER
 
 GASLITE_BENTOV2024 = Recipe(
     name="gaslite__bentov2024",
-    summary="Bring a text's embedding close to a vector: how robust is a retrieval?",
+    summary="Bring a text's embedding close to a vector, to see how robust a retrieval is.",
     paper=papers.BEN_TOV_2024,
     optimizer="gaslite",
     losses=_VECTOR,
@@ -27,7 +27,7 @@ GASLITE_BENTOV2024 = Recipe(
 
 GASLITEPLUS_ENCODER = Recipe(
     name="gasliteplus_encoder",
-    summary="The same, faster: joint flips, a buffer, early stopping.",
+    summary="GASLITE made faster: joint flips, a buffer, early stopping.",
     paper=papers.BEN_TOV_2024,
     optimizer="gaslite-plus",
     losses=_VECTOR,
@@ -38,7 +38,7 @@ GASLITEPLUS_ENCODER = Recipe(
 
 GASLITEPLUS_ENCODER_QUICK = Recipe(
     name="gasliteplus_encoder_quick",
-    summary="The same with settings for a first look.",
+    summary="GASLITE+ with settings for a first look.",
     paper=papers.BEN_TOV_2024,
     optimizer="gaslite-plus",
     losses=_VECTOR,
@@ -114,7 +114,7 @@ ADVDECODING_RETRIEVAL_ZHANG2024 = Recipe(
     ),
 )
 
-_RECOVERY = "Recover a prompt from a vector, of an image say, in the space of a text encoder"
+_RECOVERY = "Recover a prompt from the vector, of an image say, that an encoder gives it"
 
 PROMPT_RECOVERY_WEN2023 = Recipe(
     name="prompt_recovery__wen2023",

@@ -87,7 +87,7 @@ GCG_ZOU2023 = Recipe(
 
 GCG_MULT_ZOU2023 = Recipe(
     name="gcg_mult__zou2023",
-    summary="The same for one trigger that works in several prompts (universal).",
+    summary="GCG for one trigger that works in several prompts (universal).",
     paper=papers.ZOU_2023,
     optimizer="gcg",
     losses=_RESPONSE,
