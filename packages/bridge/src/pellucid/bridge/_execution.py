@@ -78,9 +78,9 @@ class Execution:
         step: int | None = None,
     ) -> None:
         self._sites: dict[tuple[nn.Module, Side], dict[int, list[StepFunction]]] = {}
-        for step in steps:
-            site = self._sites.setdefault((step.module, step.side), {})
-            site.setdefault(step.item, []).append(step.function)
+        for held in steps:
+            site = self._sites.setdefault((held.module, held.side), {})
+            site.setdefault(held.item, []).append(held.function)
         self._enter = tuple(enter)
         self.step = step
         self._undo: list[Callable[[], None]] = []
