@@ -72,8 +72,10 @@ def join_steps(steps: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _join(name: str, parts: list[Tensor]) -> Tensor:
-    is_matrix = name.endswith(_MATRICES)
-    if not is_matrix:
+    if name.endswith("hook_rot_k"):
+        # Every step attends to all keys so far; the last one to all there are.
+        return parts[-1]
+    if not name.endswith(_MATRICES):
         return torch.cat(parts, dim=1)
     n_keys = parts[-1].shape[-1]
     lowest = torch.finfo(parts[0].dtype).min if name.endswith("hook_attn_scores") else 0.0
