@@ -101,3 +101,11 @@ def test_filter_off_needs_no_text(model, loss, targets, monkeypatch):
     problem, state = prepare(optimizer, targets, " the cat")
     monkeypatch.setattr(problem, "decode", None)
     assert len(optimizer.ask(problem, state, StepRandom(0, 1))) == 1
+
+
+def test_a_flip_costs_one_gradient(model, loss, targets):
+    optimizer = HotFlipOptimizer(model, loss)
+    problem, state = prepare(optimizer, targets, " the cat")
+    model.reset_usage_stats()
+    optimizer.ask(problem, state, StepRandom(0, 1))
+    assert model.get_usage_stats()["grad_samples"] == len(TEMPLATES)

@@ -3,7 +3,7 @@
 import math
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
 from pellucid.core import (
@@ -12,10 +12,13 @@ from pellucid.core import (
     BaseTracker,
     GradientTokenAccessMixin,
     LossTokenAccessMixin,
+    Substitutions,
+    select_topk,
 )
 from pellucid.optimizers._asktell import AskTellOptimizer
 from pellucid.optimizers._constraints import TokenConstraints
 from pellucid.optimizers._problem import Problem
+from pellucid.optimizers._questions import question
 from pellucid.optimizers._random import StepRandom
 from pellucid.optimizers._retokenization import take_surviving
 from pellucid.optimizers._state import SearchState
@@ -93,9 +96,8 @@ def _rank_flips(
     allowed: Int64[Tensor, " n_allowed"],
 ) -> Int64[Tensor, "n_candidates trigger_pos"]:
     """Return the best flips of every position, the most promising first."""
-    found = problem.compute_topk(trigger_ids[None], min(_DEPTH, len(allowed)), allowed)
-    (token_ids,), (scores,) = found
-    changes = scores - _score_present(problem, trigger_ids)[:, None]
+    n_offered = min(_DEPTH, len(allowed))
+    (token_ids,), (changes,) = find_flips(problem, trigger_ids[None], n_offered, allowed)
     changes[token_ids == trigger_ids[:, None]] = math.inf
     order = changes.flatten().argsort(stable=True)
     flips = trigger_ids.repeat(len(order), 1)
@@ -104,13 +106,28 @@ def _rank_flips(
     return flips
 
 
-def _score_present(
-    problem: Problem, trigger_ids: Int64[Tensor, " trigger_pos"]
-) -> Float[Tensor, " trigger_pos"]:
-    """Return the gradient at the token that each position holds."""
-    # Asked for apart, so that the rest of the vocabulary's gradient stays where it is.
-    present = trigger_ids.unique()
-    found = problem.compute_topk(trigger_ids[None], len(present), present)
-    (token_ids,), (scores,) = found
-    is_held: Bool[Tensor, "trigger_pos k"] = token_ids == trigger_ids[:, None]
-    return scores[is_held]
+@question()
+def find_flips(
+    problem: Problem,
+    triggers: Int64[Tensor, "n_candidates trigger_pos"],
+    k: int,
+    allowed_ids: Int64[Tensor, " n_allowed"],
+) -> Substitutions:
+    """Return, for each position, the k allowed tokens of lowest gradient.
+
+    Their scores are relative to that of the token in place: the change of the loss that a flip
+    promises to first order, comparable between positions. So both are read off one gradient, which
+    stays on the model's device.
+
+    Args:
+        problem: Its model gives gradients.
+        triggers: The triggers.
+        k: How many tokens for a position.
+        allowed_ids: The tokens to choose from, ascending.
+    """
+    device = problem.model.device
+    ids = triggers.to(device)
+    grad = problem.model.compute_grad_from_tokens(problem.loss, ids).float()
+    found = select_topk(grad, k, allowed_ids.to(device))
+    changes = found.scores - grad.gather(-1, ids[..., None])
+    return Substitutions(found.token_ids.cpu(), changes.cpu())
