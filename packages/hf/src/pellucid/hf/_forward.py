@@ -2,11 +2,16 @@
 
 import dataclasses
 import inspect
+from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from pellucid.core import HeldStates
+from pellucid.hf._taps import Asked, StatesRead, Taps
 
 
 class Forward:
@@ -14,13 +19,16 @@ class Forward:
 
     Args:
         model: The model; what its `forward` accepts is looked up once.
+        compile_model: Whether to call a version of it that `torch.compile` made.
     """
 
-    def __init__(self, model: Any) -> None:
-        self._model = model
+    def __init__(self, model: Any, *, compile_model: bool = False) -> None:
+        self._model: Any = torch.compile(model) if compile_model else model
         accepted = inspect.signature(model.forward).parameters
         self._keeps_logits = "logits_to_keep" in accepted
         self._takes_positions = "position_ids" in accepted
+        # A compiled model is one graph, which hooks would cut up.
+        self._taps = None if compile_model else Taps(model)
 
     def __call__(
         self,
@@ -31,7 +39,7 @@ class Forward:
         past: Any = None,
         n_past: int = 0,
         keep_cache: bool = False,
-        **outputs: bool,
+        **outputs: Asked | bool,
     ) -> Any:
         """Run the model.
 
@@ -42,12 +50,15 @@ class Forward:
             past: A cache of what stands before; it is written to.
             n_past: How many positions that is.
             keep_cache: Whether to return a cache of the input.
-            **outputs: `output_hidden_states` and `output_attentions`.
+            **outputs: `output_hidden_states` and `output_attentions`: whether all of them are
+                wanted, or what part.
 
         Returns:
-            The model's output; `logits` holds the rows that were asked for.
+            The model's output; `logits` holds the rows that were asked for, and the insides those
+            layers of which a part was asked for. Has no logits if nothing but a part of the insides
+            is wanted.
         """
-        arguments: dict[str, Any] = {name: True for name, wanted in outputs.items() if wanted}
+        arguments: dict[str, Any] = {}
         arguments["input_ids" if given.ndim == 2 else "inputs_embeds"] = given
         if mask is not None:
             arguments["attention_mask"] = mask
@@ -61,12 +72,48 @@ class Forward:
         n_last = given.shape[1] - rows.start
         if self._keeps_logits:
             arguments["logits_to_keep"] = n_last
-        use_cache = keep_cache or past is not None
-        result = self._model(**arguments, use_cache=use_cache, return_dict=True)
+        arguments["use_cache"] = keep_cache or past is not None
+        asked = {
+            name: held.after(n_past) for name, held in outputs.items() if isinstance(held, Asked)
+        }
+        arguments |= {name: True for name, held in outputs.items() if held and name not in asked}
+        result = self._call(arguments, asked)
+        if result.logits is None:
+            result.logits = torch.empty((len(given), n_last, 0), device=given.device)
+            return result
         logits = result.logits if self._keeps_logits else result.logits[:, -n_last:]
         result.logits = logits[:, : rows.stop - rows.start]
         if not keep_cache:
             result.past_key_values = None
+        return result
+
+    def _call(self, arguments: dict[str, Any], asked: Mapping[str, Asked]) -> Any:
+        """Run the model and read a part of its insides, no further than these if that is all."""
+        if not asked:
+            return self._model(**arguments, return_dict=True)
+        if self._taps is None:
+            return self._call_and_cut(arguments, asked)
+        states, patterns = (asked.get(f"output_{name}") for name in ("hidden_states", "attentions"))
+        whole = [name for name in arguments if name.startswith("output_")]
+        stop = not whole and all(held.is_all for held in asked.values())
+        with self._taps.reading(states, patterns, stop=stop) as reading:
+            if reading is None:
+                return self._call_and_cut(arguments, asked)
+            try:
+                result = self._model(**arguments, return_dict=True)
+            except StatesRead:
+                result = SimpleNamespace(logits=None, past_key_values=None)
+        for name in ("hidden_states", "attentions"):
+            if f"output_{name}" in asked:
+                setattr(result, name, reading.take(name))
+        return result
+
+    def _call_and_cut(self, arguments: dict[str, Any], asked: Mapping[str, Asked]) -> Any:
+        result = self._model(**arguments, **dict.fromkeys(asked, True), return_dict=True)
+        for name, held in asked.items():
+            field = name.removeprefix("output_")
+            layers = getattr(result, field)
+            setattr(result, field, held.pick(layers[1:] if field == "hidden_states" else layers))
         return result
 
 
@@ -79,6 +126,32 @@ class Wanted:
     first_token: bool
     hidden_states: bool
     attentions: bool
+    held_hidden_states: HeldStates | None = None
+    held_attentions: HeldStates | None = None
+
+    def outputs(self) -> dict[str, Any]:
+        """Return what `Forward` is to be asked for of the model's insides."""
+        is_all = not (self.full_logits or self.prefill or self.first_token)
+        pairs = {
+            "output_hidden_states": (self.hidden_states, self.held_hidden_states),
+            "output_attentions": (self.attentions, self.held_attentions),
+        }
+        return {
+            name: wanted if held is None or not wanted else Asked(held=held, is_all=is_all)
+            for name, (wanted, held) in pairs.items()
+        }
+
+    def name_insides(self, result: Any) -> dict[str, Any]:
+        """Name what a pass returned of the model's insides as losses know it."""
+        states, patterns = (getattr(result, n, None) for n in ("hidden_states", "attentions"))
+        # First come the embeddings, unless layers were named.
+        skip = 1 if self.held_hidden_states is None else 0
+        return {
+            "full_hidden_states": stack_layers(states, skip=skip),
+            "full_attentions": stack_layers(patterns, skip=0),
+            "held_hidden_states": self.held_hidden_states if states else None,
+            "held_attentions": self.held_attentions if patterns else None,
+        }
 
 
 def rows_needed(n_pos: int, n_prompt: int, *, all_rows: bool, prefill: bool, first: bool) -> slice:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pellucid.core import ArgumentError, BaseLoss, MessageTargets, ModelOutput, Targets
 from pellucid.hf._beginnings import Arrangement, Beginning, CommonRow
-from pellucid.hf._forward import Forward, Wanted, rows_needed, stack_layers
+from pellucid.hf._forward import Forward, Wanted, rows_needed
 from pellucid.hf._generation import Decoding, first_token_logprobs, generate
 from pellucid.hf._gradients import wide_dtype
 from pellucid.hf._inputs import target_row
@@ -17,6 +17,7 @@ from pellucid.hf._pace import Pace, Paces
 from pellucid.hf._prefix import SharedPart, SharedPrefix, complete
 from pellucid.hf._prompts import encode_targets
 from pellucid.hf._slotted import SlottedBackend
+from pellucid.hf._taps import Asked
 
 
 class LanguageModelRuns(SlottedBackend):
@@ -84,8 +85,7 @@ class LanguageModelRuns(SlottedBackend):
             rows=rows,
             prefix=prefix,
             count_backward=count_backward,
-            output_hidden_states=wanted.hidden_states,
-            output_attentions=wanted.attentions,
+            **wanted.outputs(),
         )
         answers = self._answer(
             given[:, :n_prompt], None if mask is None else mask[:, :n_prompt], decoding
@@ -97,8 +97,7 @@ class LanguageModelRuns(SlottedBackend):
         )
         return ModelOutput(
             full_logits=result.logits if wanted.full_logits else None,
-            full_hidden_states=stack_layers(getattr(result, "hidden_states", None), skip=1),
-            full_attentions=stack_layers(getattr(result, "attentions", None), skip=0),
+            **wanted.name_insides(result),
             **predicted,
             **answers,
         )
@@ -112,7 +111,7 @@ class LanguageModelRuns(SlottedBackend):
         prefix: Beginning | SharedPrefix | None = None,
         n_tokens: int | None = None,
         count_backward: bool = False,
-        **outputs: bool,
+        **outputs: Any,
     ) -> Any:
         """Make the raw call, after a prefix that all inputs share if there is one, and count it."""
         part = None if mask is not None else _share(prefix, len(given), rows, outputs)
@@ -167,7 +166,7 @@ class LanguageModelRuns(SlottedBackend):
         kind = (template_idx, n_pos, type(loss_func), repr(loss_func.options()))
         return self._paces.find(kind, len(arranged.ids))
 
-    def _run_after(self, rest: Tensor, part: SharedPart, *, rows: slice, **outputs: bool) -> Any:
+    def _run_after(self, rest: Tensor, part: SharedPart, *, rows: slice, **outputs: Any) -> Any:
         first = max(rows.start - part.n_tokens, 0)
         result = self._forward(
             rest,
@@ -178,7 +177,7 @@ class LanguageModelRuns(SlottedBackend):
             n_past=part.n_tokens,
             **outputs,
         )
-        return complete(result, part, rows)
+        return complete(result, _keep_asked(part, outputs.get("output_hidden_states")), rows)
 
     def _answer(
         self,
@@ -252,16 +251,29 @@ def prefix_of(kwargs: Mapping[str, Any] | None) -> Beginning | SharedPrefix | No
 
 
 def _share(
-    prefix: Beginning | SharedPrefix | None, batch: int, rows: slice, outputs: Mapping[str, bool]
+    prefix: Beginning | SharedPrefix | None,
+    batch: int,
+    rows: slice,
+    outputs: Mapping[str, Any],
 ) -> SharedPart | None:
     if prefix is None:
         return None
+    states = outputs.get("output_hidden_states", False)
+    if isinstance(states, Asked):
+        states = states.held.positions.start < prefix.n_tokens
     return prefix.share(
         batch,
         first_row=rows.start,
-        hidden_states=outputs.get("output_hidden_states", False),
-        attentions=outputs.get("output_attentions", False),
+        hidden_states=states,
+        attentions=bool(outputs.get("output_attentions", False)),
     )
+
+
+def _keep_asked(part: SharedPart, asked: Asked | bool | None) -> SharedPart:
+    """Keep of a prefix's hidden states what is asked for."""
+    if part.hidden_states is None or not isinstance(asked, Asked):
+        return part
+    return part._replace(hidden_states=asked.pick(part.hidden_states[1:]))
 
 
 def single_input(input_ids: Tensor | None, input_embeds: Tensor | None) -> Tensor:
