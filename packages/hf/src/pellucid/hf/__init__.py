@@ -20,6 +20,7 @@ from pellucid.hf._inputs import (
 )
 from pellucid.hf._lm import LMHFModel
 from pellucid.hf._prefix import PrefixReport
+from pellucid.hf._sharding import shard_candidates
 
 __all__ = [
     "CLIPTextEncoderHFModel",
@@ -33,4 +34,5 @@ __all__ = [
     "ModelLoadError",
     "PrefixReport",
     "cast_to_model_tokenizer",
+    "shard_candidates",
 ]

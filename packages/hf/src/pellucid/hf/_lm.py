@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from pellucid.core import (
     ArgumentError,
     Flow,
+    HeldStates,
     LMBaseModel,
     LogitsTokenAccessMixin,
     LossTextAccessMixin,
@@ -87,6 +88,9 @@ class LMHFModel(LMBaseModel, LanguageModelRuns, LogitsTokenAccessMixin, LossText
         use_prefix_cache: Whether what stands before the trigger is computed once for all candidates
             of a template; `prefix_cache_report` says where it cannot be.
         use_eager_attention: Whether attention patterns can be asked for.
+        compile_model: Whether forward passes go through `torch.compile`, which takes minutes for
+            the first of each shape, and pays in long runs. The model itself is not changed, and
+            generates as it is.
         loaded_model: A model object.
         tokenizer: A fast tokenizer, or the name of one; that of `model_name` when omitted.
         chat_template_kwargs: Passed to `apply_chat_template`.
@@ -125,6 +129,7 @@ class LMHFModel(LMBaseModel, LanguageModelRuns, LogitsTokenAccessMixin, LossText
         set_model_to_train: bool = False,
         use_prefix_cache: bool = True,
         use_eager_attention: bool = False,
+        compile_model: bool = False,
         loaded_model: Any = None,
         tokenizer: Any = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
@@ -164,7 +169,7 @@ class LMHFModel(LMBaseModel, LanguageModelRuns, LogitsTokenAccessMixin, LossText
         self._consistency: Consistency = check_consistency(consistency)
         self._codec = TextCodec(self._tokenizer)
         self._renderer = PromptRenderer(self._tokenizer, chat_template_kwargs)
-        self._forward = Forward(self._model)
+        self._forward = Forward(self._model, compile_model=compile_model)
 
     def set_inputs_from_tokens(
         self, templates: Sequence[Template], targets: Targets | None = None
@@ -282,6 +287,8 @@ class LMHFModel(LMBaseModel, LanguageModelRuns, LogitsTokenAccessMixin, LossText
         require_attentions: bool = False,
         require_first_token_logprobs: bool = False,
         require_generation_logits: bool = False,
+        held_hidden_states: HeldStates | None = None,
+        held_attentions: HeldStates | None = None,
         count_backward: bool = False,
         max_new_tokens: int = 128,
         greedy_decode: bool = True,
@@ -306,6 +313,8 @@ class LMHFModel(LMBaseModel, LanguageModelRuns, LogitsTokenAccessMixin, LossText
             require_attentions: Whether to return attention patterns.
             require_first_token_logprobs: Whether to return the likeliest first tokens.
             require_generation_logits: Whether to return the logits of generated tokens.
+            held_hidden_states: Which layers and positions of the stream to return; all when None.
+            held_attentions: Which layers and positions of the patterns to return; all when None.
             count_backward: Whether usage statistics count a backward pass as well.
             max_new_tokens: How long a response may grow.
             greedy_decode: Whether to generate the likeliest token each time, else to sample.
@@ -330,6 +339,8 @@ class LMHFModel(LMBaseModel, LanguageModelRuns, LogitsTokenAccessMixin, LossText
                 first_token=require_first_token_logprobs,
                 hidden_states=require_hidden_states,
                 attentions=require_attentions,
+                held_hidden_states=held_hidden_states,
+                held_attentions=held_attentions,
             ),
             count_backward=count_backward,
             decoding=Decoding(
