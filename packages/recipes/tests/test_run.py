@@ -211,13 +211,21 @@ def test_a_run_goes_on_from_its_checkpoint(make_task, tmp_path):
     recipes.run(recipe, **task, **kept, callbacks=[lambda step: step.step == 2])
     resumed = recipes.run(recipe, **task, **kept, resume=True)
     assert resumed.losses == whole.losses
-    task["seed"] = None
-    assert recipes.run(recipe, **task, **kept, resume=True).seed == 5
 
 
-def test_a_seed_is_drawn_and_recorded(make_task):
+def test_a_run_without_a_seed_goes_on_with_the_one_it_drew(make_task, tmp_path):
     recipe = recipes.get_recipe("gcg__zou2023")
-    task = {**make_task(recipe), "seed": None}
+    task = {**make_task(recipe), "seed": None, "num_steps": 2, "checkpoint_dir": tmp_path}
+    begun = recipes.run(recipe, **task)
+    resumed = recipes.run(recipe, **{**task, "num_steps": 3}, resume=True)
+    assert resumed.seed == begun.seed
+    assert resumed.losses[:2] == begun.losses
+
+
+@pytest.mark.parametrize("name", ["gcg__zou2023", "prompt_recovery_gcg"])
+def test_a_seed_is_drawn_and_recorded(make_task, name):
+    recipe = recipes.get_recipe(name)
+    task = {**make_task(recipe), "seed": None, "initial_trigger": None}
     drawn = recipes.run(recipe, **task)
     assert recipes.run(recipe, **{**task, "seed": drawn.seed}).losses == drawn.losses
 

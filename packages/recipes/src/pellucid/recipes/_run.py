@@ -19,7 +19,7 @@ from pellucid.core import (
 from pellucid.optimizers import Callback
 from pellucid.recipes._listing import get_recipe
 from pellucid.recipes._order import Order
-from pellucid.recipes._recipe import Recipe
+from pellucid.recipes._recipe import RandomStart, Recipe
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -94,12 +94,13 @@ def run(
         judge=judge,
         teacher_model=teacher_model,
     )
+    recipe = name if isinstance(name, Recipe) else get_recipe(name)
     order = Order(
-        recipe=name if isinstance(name, Recipe) else get_recipe(name),
+        recipe=recipe,
         model=model,
         templates=templates,
         targets=targets,
-        seed=secrets.randbelow(2**31) if seed is None and not resume else seed,
+        seed=_draw_seed(recipe, initial_trigger) if seed is None and not resume else seed,
         initial_trigger=initial_trigger,
         overrides=_merge(overrides, num_steps),
         loss_overrides=loss_overrides,
@@ -119,6 +120,12 @@ def run(
 
 def _drop_none(**given: BaseModel | str | None) -> dict[str, BaseModel | str]:
     return {name: held for name, held in given.items() if held is not None}
+
+
+def _draw_seed(recipe: Recipe, initial_trigger: InitialTrigger | None) -> int | None:
+    # Otherwise the run draws one itself, and a checkpoint knows it.
+    is_random = initial_trigger is None and isinstance(recipe.initial_trigger, RandomStart)
+    return secrets.randbelow(2**31) if is_random else None
 
 
 def _merge(overrides: Mapping[str, Any], num_steps: int | None) -> Mapping[str, Any]:
