@@ -1,5 +1,7 @@
 """Trackers that need no service: a file of JSON lines, and a record in memory."""
 
+import importlib
+import importlib.util
 import json
 import os
 from collections.abc import Mapping
@@ -7,7 +9,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from pellucid.core import ArgumentError, BaseTracker, CheckpointError
+from pellucid.core import ArgumentError, BaseTracker, CheckpointError, MissingDependencyError
 
 
 class JSONLTracker(BaseTracker):
@@ -71,6 +73,21 @@ class DictTracker(BaseTracker):
         """The records as columns; None where a step recorded nothing of the kind."""
         names = {name: None for record in self.records for name in record}
         return {name: [record.get(name) for record in self.records] for name in names}
+
+    def to_frame(self) -> Any:
+        """Return the records as a `pandas.DataFrame`, a row for each step, by `step` if recorded.
+
+        Raises:
+            MissingDependencyError: (an ImportError) If pandas is not installed.
+        """
+        if importlib.util.find_spec("pandas") is None:
+            raise MissingDependencyError(
+                "to_frame() makes a pandas.DataFrame, and pandas is not installed. "
+                "pip install 'pellucid-optimizers[pandas]'"
+            )
+        pandas: Any = importlib.import_module("pandas")
+        frame = pandas.DataFrame(self.records)
+        return frame.set_index("step") if "step" in frame.columns else frame
 
     def _init(self, config: Mapping[str, Any]) -> None:
         self.config, self.records, self.summary = dict(config), [], {}
