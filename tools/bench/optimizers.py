@@ -106,7 +106,9 @@ ENTRIES = {
         },
     ),
     "pez": Entry("pez", _fixed()),
-    "pgd": Entry("pgd", lambda budget: {"entropy_warmup_steps": budget // 8, "patience": 50}),
+    "pgd": Entry(
+        "pgd", lambda budget: {"lr": 0.3, "entropy_warmup_steps": budget // 8, "patience": 50}
+    ),
     "soft-prompt": Entry("soft-prompt", _fixed(lr=0.01)),
 }
 

@@ -94,6 +94,23 @@ def test_gradient_is_clipped_at_each_position(model, loss, targets):
     assert (10 * state.first_moment).norm(dim=-1).max() > 2e-3
 
 
+def test_learning_rate_falls_and_starts_again(model, loss, targets):
+    optimizer = PGDOptimizer(model, loss, lr=0.2, lr_period=4, lr_floor=0.5)
+    rates = [optimizer._lr_at(step) for step in range(1, 9)]
+    assert rates[:4] == rates[4:]
+    assert rates[0] == 0.2
+    assert rates[2] == pytest.approx(0.15)
+    assert rates[:4] == sorted(rates[:4], reverse=True)
+    assert min(rates) > 0.1
+    steady = PGDOptimizer(model, loss, lr=0.2, lr_period=None)
+    assert {steady._lr_at(step) for step in range(1, 99)} == {0.2}
+    # What a step takes is the rate of its number: nothing but the moments differs otherwise.
+    problem, state = prepare(optimizer, targets)
+    moved = [take_step(optimizer, problem, state, step, 2.0)[1].weights for step in (1, 5, 3)]
+    assert torch.equal(moved[0], moved[1])
+    assert not torch.equal(moved[0], moved[2])
+
+
 def test_lowers_the_loss(model, loss, targets):
     optimizer = PGDOptimizer(model, loss, num_steps=40, entropy_warmup_steps=20)
     result = optimizer.optimize_trigger(TEMPLATES, START, targets, progress=False)
@@ -122,6 +139,8 @@ def test_state_is_never_changed(model, loss, targets):
         ({"entropy_warmup_steps": 0}, "entropy_warmup_steps"),
         ({"grad_clip_norm": 0}, "grad_clip_norm"),
         ({"lr": -1}, "lr must be"),
+        ({"lr_period": 0}, "lr_period"),
+        ({"lr_floor": 1.1}, "lr_floor must be a number from 0 to 1"),
     ],
 )
 def test_senseless_settings_are_refused(model, loss, setting, message):

@@ -13,7 +13,7 @@ from pellucid.core import (
     GradientTokenAccessMixin,
     LossTokenAccessMixin,
 )
-from pellucid.optimizers._adam import AdamState, adam_update, clip_norm
+from pellucid.optimizers._adam import AdamState, adam_update, clip_norm, cosine_rate
 from pellucid.optimizers._asktell import SearchOptimizer
 from pellucid.optimizers._checks import check_positive, check_shares
 from pellucid.optimizers._constraints import TokenConstraints
@@ -47,6 +47,7 @@ class PGDOptimizer(SearchOptimizer[PGDState]):
     The trigger is relaxed to a distribution over tokens at each position. A step moves it by Adam,
     projects it back onto the simplex, pushes it away from the uniform distribution, and evaluates
     its likeliest tokens. After `patience` steps without a better trigger it goes back to the best.
+    The learning rate falls in half a cosine, and starts again from the top, over and over.
 
     Args:
         model: Gives losses and gradients of token ids, such as `pellucid.hf.LMHFModel`.
@@ -54,7 +55,9 @@ class PGDOptimizer(SearchOptimizer[PGDState]):
         tracker: Where to record.
         seed: Recorded; nothing is random here.
         num_steps: Steps of a run.
-        lr: The learning rate of Adam.
+        lr: The learning rate of Adam, at the top of each period.
+        lr_period: Steps in which it falls; it does not when None.
+        lr_floor: The share of `lr` that it falls to, from 0 to 1.
         entropy_factor: How far entropy is held below its greatest value, from 0, not at all, to 1.
         entropy_warmup_steps: Steps in which the factor rises from 0 to that.
         grad_clip_norm: What the gradient's length at a position is clipped to; None for no limit.
@@ -79,6 +82,8 @@ class PGDOptimizer(SearchOptimizer[PGDState]):
         *,
         num_steps: int = 500,
         lr: float = 0.11,
+        lr_period: int | None = 60,
+        lr_floor: float = 0.325,
         entropy_factor: float = 0.4,
         entropy_warmup_steps: int = 250,
         grad_clip_norm: float | None = 20.0,
@@ -88,10 +93,14 @@ class PGDOptimizer(SearchOptimizer[PGDState]):
         super().__init__(model, loss, tracker, seed, num_steps=num_steps)
         check_counts(entropy_warmup_steps=entropy_warmup_steps, patience=patience)
         check_positive(lr=lr)
-        check_shares(entropy_factor=entropy_factor)
+        if lr_period is not None:
+            check_counts(lr_period=lr_period)
+        check_shares(entropy_factor=entropy_factor, lr_floor=lr_floor)
         if grad_clip_norm is not None:
             check_positive(grad_clip_norm=grad_clip_norm)
         self.lr = lr
+        self.lr_period = lr_period
+        self.lr_floor = lr_floor
         self.entropy_factor = entropy_factor
         self.entropy_warmup_steps = entropy_warmup_steps
         self.grad_clip_norm = grad_clip_norm
@@ -122,7 +131,7 @@ class PGDOptimizer(SearchOptimizer[PGDState]):
         (grad,) = problem.differentiate_at_probs(state.weights[None], allowed)
         grad = clip_norm(grad, self.grad_clip_norm, by_position=True)
         state, direction = adam_update(state, grad)
-        weights = project_on_simplex(state.weights - self.lr * direction)
+        weights = project_on_simplex(state.weights - self._lr_at(random.step) * direction)
         weights = project_on_entropy(weights, factor)
         likeliest = allowed[weights.argmax(dim=-1)]
         losses = yield likeliest[None]
@@ -130,6 +139,12 @@ class PGDOptimizer(SearchOptimizer[PGDState]):
             state, trigger_ids=likeliest, loss=float(losses[0]), weights=weights
         )
         return self._keep_best(moved)
+
+    def _lr_at(self, step: int) -> float:
+        if self.lr_period is None:
+            return self.lr
+        lowest = self.lr_floor * self.lr
+        return lowest + cosine_rate(self.lr - lowest, (step - 1) % self.lr_period, self.lr_period)
 
     def _keep_best(self, state: PGDState) -> PGDState:
         if state.loss < state.lowest_loss:
