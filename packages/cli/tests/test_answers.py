@@ -17,6 +17,8 @@ SLOT = "{{OPTIMIZED_TRIGGER}}"
         (f"one{SLOT}two", "onetwo"),
         (f"one {SLOT}two", "one two"),
         (f"{SLOT}", ""),
+        (f"{SLOT} Where {SLOT} is it{SLOT}?", "Where is it?"),
+        ("Where {{OPTIMIZED_TRIGGER_2}} is\n{{OPTIMIZED_TRIGGER_1}}it", "Where is\nit"),
     ],
 )
 def test_the_placeholder_leaves_tidy_text(template, text):

@@ -22,11 +22,11 @@ GOOD = {
 WRONG = {
     "no placeholder": (
         {"--template": "I see now."},
-        r"holds {{OPTIMIZED_TRIGGER}} 0 times, expected once: 'I see now\.'",
+        r"holds {{OPTIMIZED_TRIGGER}} 0 times, expected at least once: 'I see now\.'",
     ),
-    "two placeholders": (
-        {"--template": "{{OPTIMIZED_TRIGGER}} and {{OPTIMIZED_TRIGGER}}"},
-        r"holds {{OPTIMIZED_TRIGGER}} 2 times, expected once",
+    "placeholders of two kinds": (
+        {"--template": "{{OPTIMIZED_TRIGGER}} and {{OPTIMIZED_TRIGGER_1}}"},
+        r"both {{OPTIMIZED_TRIGGER}} and {{OPTIMIZED_TRIGGER_1}}\. Number all",
     ),
     "no template": ({"--template": None}, r"there is no template\. Give --template"),
     "no target": ({"--target": None}, r"'prefill-ce' compares answers with targets.*--target"),

@@ -13,6 +13,7 @@ RESULT_KEYS = {
     "verified_loss",
     "tokenization_gap",
     "best_trigger",
+    "best_trigger_parts",
     "best_trigger_tokens",
     "goal_reached",
     "answer_before",
@@ -212,7 +213,8 @@ def test_a_directory_is_chosen_when_none_is_named(tiny, asked, tmp_path, monkeyp
 
 
 def test_a_run_that_fails_before_its_first_step_leaves_nothing(tiny, asked, tmp_path):
-    done = tiny(*asked, "--initial-trigger=", "--steps=2", "--out", tmp_path / "deep" / "run")
+    others = [option for option in asked if not option.startswith("--initial-trigger")]
+    done = tiny(*others, "--initial-trigger=", "--steps=2", "--out", tmp_path / "deep" / "run")
     assert done.code == 2
     assert "initial trigger ''" in done.err
     assert list(tmp_path.iterdir()) == []
@@ -234,3 +236,64 @@ def test_a_run_that_fails_later_keeps_what_it_has(tiny, asked, tmp_path, monkeyp
     assert len(rows(run)) == 2
     assert read(run / "config.json")["steps"] == 4
     assert not (run / "result.json").exists()
+
+
+def test_a_trigger_of_two_parts_is_searched_resumed_and_shown_part_by_part(tiny, tmp_path):
+    run = tmp_path / "run"
+    arguments = (
+        "optimize",
+        "--template=I see {{OPTIMIZED_TRIGGER_1}} now, {{OPTIMIZED_TRIGGER_2}}.",
+        "--template=You {{OPTIMIZED_TRIGGER_2}}",
+        "--target=a cat",
+        "--target=no",
+        "--initial-trigger=X dog",
+        "--initial-trigger=xyz",
+        "--candidates=12",
+        "--topk=20",
+        "--seed=3",
+    )
+    done = tiny(*arguments, "--steps=3", "--out", run)
+    assert done.code == 0, done.err
+    result = read(run / "result.json")
+    assert result["best_trigger_parts"] == result["best_trigger"].split("\u241e")
+    first, second = result["best_trigger_parts"]
+    assert f"best part 1     {first}" in done.out
+    assert f"best part 2     {second}" in done.out
+    assert read(run / "config.json")["initial_trigger"] == "X dog\u241exyz"
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert '<span class="slot">trigger 1</span>' in page
+    assert page.count('<span class="slot">trigger 2</span>') == 2
+    assert "Part 1" in page
+    assert tiny("optimize", "--resume", run, "--steps=5").code == 0
+    whole = tmp_path / "whole"
+    tiny(*arguments, "--steps=5", "--out", whole)
+    assert curve(run) == curve(whole)
+
+
+def test_a_trigger_may_stand_twice_and_parts_have_a_start_of_their_own(tiny, asked, tmp_path):
+    _, _, *rest = asked
+    twice = "--template={{OPTIMIZED_TRIGGER}} I see {{OPTIMIZED_TRIGGER}} now."
+    done = tiny("optimize", twice, *rest, "--steps=2", "--out", tmp_path / "twice")
+    assert done.code == 0, done.err
+    assert read(tmp_path / "twice" / "result.json")["best_trigger_parts"] is None
+    parts = "--template=I {{OPTIMIZED_TRIGGER_1}} see {{OPTIMIZED_TRIGGER_2}}"
+    without = [option for option in rest if not option.startswith("--initial-trigger")]
+    done = tiny("optimize", parts, *without, "--steps=1", "--out", tmp_path / "parts")
+    assert done.code == 0, done.err
+    start = " ".join("!" * 10)
+    config = read(tmp_path / "parts" / "config.json")
+    assert config["initial_trigger"] == f"{start}\u241e{start}"
+
+
+def test_a_start_of_another_number_of_parts_is_refused(tiny, asked, tmp_path):
+    _, _, *rest = asked
+    parts = "--template=I {{OPTIMIZED_TRIGGER_1}} see {{OPTIMIZED_TRIGGER_2}}"
+    done = tiny("optimize", parts, *rest, "--out", tmp_path / "run")
+    assert done.code == 2
+    assert "has 1 parts, and the templates have places for 2" in done.err
+    done = tiny(*asked, "--initial-trigger=cat", "--out", tmp_path / "run")
+    assert "has 2 parts, and the templates have places for 1" in done.err
+    gap = "--template=I {{OPTIMIZED_TRIGGER_1}} see {{OPTIMIZED_TRIGGER_3}}"
+    done = tiny("optimize", gap, *rest, "--out", tmp_path / "run")
+    assert "{{OPTIMIZED_TRIGGER_2}} in none of them" in done.err
+    assert not (tmp_path / "run").exists()

@@ -161,7 +161,8 @@ def optimize(
     template: Annotated[
         list[str] | None,
         typer.Option(
-            help="A prompt with {{OPTIMIZED_TRIGGER}} where the trigger shall stand. "
+            help="A prompt with {{OPTIMIZED_TRIGGER}} where the trigger shall stand, or with "
+            "{{OPTIMIZED_TRIGGER_1}}, {{OPTIMIZED_TRIGGER_2}} where its parts shall. "
             "Give it several times for one trigger that works in all of them.",
             rich_help_panel=_WHAT,
         ),
@@ -201,10 +202,11 @@ def optimize(
         ),
     ] = None,
     initial_trigger: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             show_default="twenty exclamation marks",
-            help="Where to start; its length in tokens is that of every trigger.",
+            help="Where to start; its length in tokens is that of every trigger. "
+            "Give it once for each part if the trigger has several.",
             rich_help_panel=_HOW,
         ),
     ] = None,

@@ -1,7 +1,7 @@
 """One run from a validated request to a report."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from pellucid.cli._request import OPTIONS, Request, resume_command
 from pellucid.cli._rundir import RunDirectory, default_path, refuse_existing
 from pellucid.cli._setup import Setup, prepare
 from pellucid.cli._visible import visible
-from pellucid.core import ArgumentError, CheckpointError, OptimizerResult, as_tokenizer
+from pellucid.core import ArgumentError, CheckpointError, OptimizerResult, as_tokenizer, join_parts
 
 EXIT_INTERRUPTED = 130
 
@@ -54,7 +54,7 @@ def prepare_new(options: Mapping[str, Any], out: Path | None) -> tuple[RunDirect
     """
     if out is not None:
         refuse_existing(out)
-    request = Request(**options)
+    request = Request(**_join_start(options))
     directory = RunDirectory(out or default_path(request.optimizer))
     return directory, prepare(request, directory.steps)
 
@@ -91,7 +91,7 @@ def prepare_resume(path: Path, changes: Mapping[str, Any]) -> tuple[RunDirectory
         ArgumentError: If an option contradicts the run.
     """
     directory = RunDirectory(path)
-    request = _change(directory, directory.read_request(), changes)
+    request = _change(directory, directory.read_request(), _join_start(changes))
     directory.read_steps()
     directory.read_result()
     return directory, prepare(request, directory.steps)
@@ -141,7 +141,7 @@ def summarize(outcome: Outcome) -> list[str]:
     before, after = _show(result["initial_loss"]), _show(result["best_loss"])
     verified = _show(result["verified_loss"])
     rows = [("loss", f"{before} -> {after}, verified as text: {verified}")]
-    rows += [("best trigger", result["best_trigger"])]
+    rows += _name_parts(result["best_trigger_parts"] or [result["best_trigger"]])
     rows += [("without trigger", answer) for answer in _as_list(result["answer_before"])]
     rows += [("with trigger", answer) for answer in _as_list(result["answer_after"])]
     rows += [("report", str(outcome.directory.report))]
@@ -152,6 +152,12 @@ def summarize(outcome: Outcome) -> list[str]:
         f"{head} (ended by: {result['stop_reason']})",
         *(f"{label:<16}{visible(text or '')}" for label, text in rows),
     ]
+
+
+def _name_parts(parts: Sequence[str]) -> list[tuple[str, str]]:
+    if len(parts) == 1:
+        return [("best trigger", parts[0])]
+    return [(f"best part {i}", part) for i, part in enumerate(parts, start=1)]
 
 
 def _as_list(answers: Any) -> list[Any]:
@@ -201,6 +207,12 @@ def _check_resumed(directory: RunDirectory, request: Request, done: int) -> None
         )
 
 
+def _join_start(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options, the parts of the initial trigger made one text."""
+    given = options.get("initial_trigger")
+    return {**options} if given is None else {**options, "initial_trigger": join_parts(given)}
+
+
 def _change(directory: RunDirectory, request: Request, changes: Mapping[str, Any]) -> Request:
     for name, value in changes.items():
         own = getattr(request, name)
@@ -231,6 +243,7 @@ def _describe(setup: Setup, found: OptimizerResult, rows: list[dict[str, Any]]) 
         "verified_loss": found.verified_loss,
         "tokenization_gap": found.tokenization_gap,
         "best_trigger": trigger,
+        "best_trigger_parts": found.best_trigger_parts if found.part_lengths else None,
         "best_trigger_tokens": _tokens_of(setup, found),
         "goal_reached": equal_targets(after, request.targets),
         "answer_before": _one_or_all(

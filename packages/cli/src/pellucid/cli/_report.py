@@ -12,7 +12,7 @@ from pellucid.cli._chart import Chart, Sample, draw
 from pellucid.cli._progress import count
 from pellucid.cli._request import OPTIONS, Request, from_config, resume_command
 from pellucid.cli._visible import visible
-from pellucid.core import OPTIMIZED_TRIGGER_PLACEHOLDER
+from pellucid.core import cut_template
 
 _STOP_REASONS: Mapping[str, str] = {
     "budget": "the token budget was spent",
@@ -44,6 +44,8 @@ def render_report(
         request=request,
         result=result,
         cases=_pair_cases(config, result),
+        # Runs of earlier versions tell of no parts.
+        parts=result.get("best_trigger_parts") or [result["best_trigger"]],
         chart=_draw_chart(result, rows),
         options=_list_options(config),
         versions=config["versions"],
@@ -69,7 +71,7 @@ def _template() -> Template:
 
 
 def _pair_cases(config: Mapping[str, Any], result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return, for each template, its parts, its target and its answers."""
+    """Return, for each template, its pieces, its target and its answers."""
     templates = config["templates"]
     targets = config["targets"] or [None] * len(templates)
     single = len(templates) == 1
@@ -78,7 +80,7 @@ def _pair_cases(config: Mapping[str, Any], result: Mapping[str, Any]) -> list[di
     )
     return [
         {
-            "parts": template.split(OPTIMIZED_TRIGGER_PLACEHOLDER),
+            "pieces": _cut(template),
             "target": target,
             "before": answer_before,
             "after": answer_after,
@@ -87,6 +89,13 @@ def _pair_cases(config: Mapping[str, Any], result: Mapping[str, Any]) -> list[di
             templates, targets, before, after, strict=True
         )
     ]
+
+
+def _cut(template: str) -> list[tuple[str, str | None]]:
+    """Return what stands before each place, and what goes there; None after the last."""
+    pieces = cut_template(template)
+    names = [f"trigger {part + 1}" if pieces.is_numbered else "trigger" for part in pieces.parts]
+    return list(zip(pieces.texts, [*names, None], strict=True))
 
 
 def _draw_chart(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Chart | None:

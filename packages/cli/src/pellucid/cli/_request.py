@@ -50,14 +50,15 @@ class Request:
     Attributes:
         model: What `pellucid.cli._models.load_model` reads.
         base_url: Address of a server, for the models that have one.
-        templates: Texts with the placeholder exactly once.
+        templates: Texts with the placeholder, numbered where the trigger has parts.
         targets: The wanted answer to each template, or none at all.
         optimizer: Name of a registered optimizer.
         loss: Name of a registered loss.
         steps: How many steps to make.
         budget_tokens: How many tokens the model may be given, or None for any number.
         seed: The seed of the run.
-        initial_trigger: Where to start; its length in tokens is that of every trigger.
+        initial_trigger: Where to start; its length in tokens is that of every trigger. Parts stand
+            in it with `TRIGGER_PART_SEPARATOR` between them.
         candidates: Candidates a step; None leaves it to the optimizer.
         topk: Tokens to sample from at each position; None leaves it to the optimizer.
         stop_at_goal: Whether the run ends once every answer equals its target.

@@ -9,6 +9,7 @@ from typing import Any
 from pellucid.cli._models import load_model
 from pellucid.cli._request import Request
 from pellucid.core import (
+    DEFAULT_INIT_TRIGGER,
     OPTIMIZED_TRIGGER_PLACEHOLDER,
     ArgumentError,
     BaseLoss,
@@ -18,7 +19,10 @@ from pellucid.core import (
     Targets,
     TemplateError,
     check_templates,
+    choose_start,
+    count_parts,
     load,
+    split_parts,
 )
 from pellucid.optimizers import Callback, ExactMatch, JSONLTracker, Run
 
@@ -89,7 +93,10 @@ def prepare(request: Request, steps_path: Path) -> Setup:
             "there is no template. Give --template at least once, with "
             f"{OPTIMIZED_TRIGGER_PLACEHOLDER} where the trigger shall stand."
         )
-    check_templates(list(request.templates), _make_targets(request))
+    n_parts = count_parts(check_templates(list(request.templates), _make_targets(request)))
+    is_chosen = request.initial_trigger != DEFAULT_INIT_TRIGGER
+    start = choose_start(split_parts(request.initial_trigger) if is_chosen else None, n_parts)
+    request = dataclasses.replace(request, initial_trigger=start)
     optimizer_type = load("pellucid.optimizers", request.optimizer)
     loss = _make_loss(request)
     parameters = _parameters_of(optimizer_type, request)
