@@ -131,6 +131,17 @@ def test_run_ends_when_its_time_is_up(model, loss, targets):
     assert (result.stop_reason, len(result.losses)) == ("budget", 1)
 
 
+def test_a_time_limit_and_a_budget_hold_side_by_side(model, loss, targets):
+    optimizer = GASLITEPlusOptimizer(model, loss, seed=0, num_steps=9, time_limit=1e-6, **SMALL)
+    optimizer.set_budget(1e12)
+    result = optimizer.optimize_trigger(TEMPLATES, START, targets, progress=False)
+    assert (result.stop_reason, len(result.losses)) == ("budget", 1)
+    optimizer = GASLITEPlusOptimizer(model, loss, seed=0, num_steps=9, time_limit=3600, **SMALL)
+    optimizer.set_budget(1)
+    result = optimizer.optimize_trigger(TEMPLATES, START, targets, progress=False)
+    assert (result.stop_reason, len(result.losses)) == ("budget", 0)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_gasliteplus_falls_step_by_step_and_beats_its_start(model, loss, targets, seed):
     optimizer = GASLITEPlusOptimizer(
@@ -156,7 +167,7 @@ def test_gasliteplus_falls_step_by_step_and_beats_its_start(model, loss, targets
         ({"early_stopping_threshold": -1.0}, "early_stopping_threshold"),
         ({"flip_pos_method": "sorted"}, "flip_pos_method must be one of random, ordered"),
         ({"decline_n_flip_from_step": 101}, "decline_start must be a step up to total_steps=100"),
-        ({"time_limit": 0.0}, "a budget must be positive"),
+        ({"time_limit": 0.0}, "time_limit must be a finite number above 0"),
         (
             {"n_flip_scheduler": ConstantScheduler(2), "decline_n_flip_from_step": 5},
             "n_flip_scheduler or decline_n_flip_from_step, not both",

@@ -13,7 +13,7 @@ from torch import Tensor
 from pellucid.core import ArgumentError, BaseLoss, BaseModel, BaseTracker
 from pellucid.optimizers._asktell import SearchOptimizer
 from pellucid.optimizers._buffer import TriggerBuffer
-from pellucid.optimizers._checks import check_choice, check_not_negative
+from pellucid.optimizers._checks import check_choice, check_not_negative, check_positive
 from pellucid.optimizers._constraints import TokenConstraints
 from pellucid.optimizers._problem import Problem
 from pellucid.optimizers._protocol import Moves, check_counts
@@ -114,7 +114,8 @@ class BulkFlipSearch(SearchOptimizer[BulkFlipState]):
         # Whatever is wrong with the decline is said here, and not after the first step.
         self._make_scheduler(n_positions=1)
         if time_limit is not None:
-            self.set_budget(time_limit, "seconds")
+            check_positive(time_limit=time_limit)
+        self.time_limit = time_limit
 
     @abstractmethod
     def offer(
@@ -166,6 +167,11 @@ class BulkFlipSearch(SearchOptimizer[BulkFlipState]):
         """Say whether the loss has hardly fallen for too long."""
         patience = self.early_stopping_patience
         return patience is not None and state.stale_steps >= patience
+
+    def is_budget_spent(self, elapsed_s: float = 0.0) -> bool:
+        """Say whether the time limit has passed, or a budget beside it is used up."""
+        is_late = self.time_limit is not None and elapsed_s >= self.time_limit
+        return is_late or super().is_budget_spent(elapsed_s)
 
     def _fill_buffer(
         self, problem: Problem, state: BulkFlipState, random: StepRandom

@@ -47,7 +47,8 @@ class GASLITEPlusOptimizer(BulkFlipSearch):
             that to be a gain.
         n_bulk_flips: The parts that a step's positions are split into.
         flip_pos_method: Whether the positions are taken in "random" or ascending ("ordered") order.
-        time_limit: Ends a run after so many seconds, as `set_budget(time_limit, "seconds")` does.
+        time_limit: Ends a run after the step in which so many seconds have passed, those before a
+            resume included, with the stop reason "budget"; one of `set_budget` holds beside it.
         n_flip_scheduler: Says how many positions a step changes, instead of `n_flip`.
         token_constraints: Which tokens a trigger may be made of.
 

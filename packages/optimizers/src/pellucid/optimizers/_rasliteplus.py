@@ -60,7 +60,8 @@ class RASLITEPlusOptimizer(BulkFlipSearch):
             that to be a gain.
         n_bulk_flips: The parts that a step's positions are split into.
         flip_pos_method: Whether the positions are taken in "random" or ascending ("ordered") order.
-        time_limit: Ends a run after so many seconds, as `set_budget(time_limit, "seconds")` does.
+        time_limit: Ends a run after the step in which so many seconds have passed, those before a
+            resume included, with the stop reason "budget"; one of `set_budget` holds beside it.
         n_flip_scheduler: Says how many positions a step changes, instead of `n_flip`.
         util_lm: The language model that offers tokens; `model` when omitted.
         tokenizer: What triggers are made of; `util_lm`'s or else the model's own when omitted.
