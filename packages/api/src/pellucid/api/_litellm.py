@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 
 from pellucid.api._chat import MAX_TOP_LOGPROBS, make_messages
 from pellucid.api._errors import RequestError
+from pellucid.api._extras import import_extra
 from pellucid.api._policy import RetryPolicy
 from pellucid.api._remote import RemoteModel, RemoteOptions, Sample
 from pellucid.api._secrets import Secret, check_url, public_url
@@ -221,9 +222,7 @@ class LiteLLMModel(RemoteModel, LMBaseModel):
 
     def _import_sdk(self) -> Any:
         if self._route == "http":
-            from pellucid.api import _http_chat  # noqa: PLC0415 - it imports httpx
-
-            return _http_chat
+            return import_extra("pellucid.api._http_chat", extra="litellm")
         from pellucid.api import _litellm_chat  # noqa: PLC0415 - for the sake of the other route
 
         _litellm_chat.import_litellm()

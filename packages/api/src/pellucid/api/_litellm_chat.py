@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pellucid.api._chat import read_completion
-from pellucid.api._extras import import_extra
+from pellucid.api._extras import import_extra, undisturbed
 from pellucid.api._spending import Cost, Prices
 from pellucid.api._transport import Reply
 
@@ -24,10 +24,14 @@ def import_litellm() -> Any:
     """
     if "litellm" in sys.modules:
         return sys.modules["litellm"]
-    with _variable(_OFFLINE, "True"):
+    with _variable(_OFFLINE, "True"), undisturbed():
         litellm = import_extra("litellm", extra="litellm")
-    # It would print advice to the terminal beside every error.
-    litellm.suppress_debug_info = True
+        # It would print advice to the terminal beside every error.
+        litellm.suppress_debug_info = True
+        # Half of it is imported by its first request, with warnings that it means to filter: this
+        # one is answered without a server.
+        messages = [{"role": "user", "content": "hello"}]
+        litellm.completion(model="openai/none", messages=messages, mock_response="hello")
     return litellm
 
 
