@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from pellucid.cli._matrix_command import MATRIX_EPILOG, matrix
+from pellucid.cli._recipes_command import recipes_app
 from pellucid.cli._visible import one_line
 from pellucid.cli._waiting import abortable, waiting
 
@@ -324,6 +325,7 @@ def optimize(
 
 
 app.command(epilog=MATRIX_EPILOG)(matrix)
+app.add_typer(recipes_app, name="recipes")
 
 
 def _defaults() -> dict[str, Any]:

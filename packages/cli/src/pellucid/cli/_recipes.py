@@ -23,6 +23,7 @@ from pellucid.recipes import (
 
 EXIT_INTERRUPTED = 130
 _DEFAULT_MODEL = "zoo:tiny-chat"
+_WIDE = 240
 
 
 def find_all() -> list[Recipe]:
@@ -47,8 +48,10 @@ def show_all(recipes: Sequence[Recipe]) -> None:
         paper = "" if recipe.paper is None else recipe.paper.cite()
         table.add_row(*map(Text, (recipe.name, paper, recipe.access.value, recipe.summary)))
     console = make_console()
-    # Where nobody watches, a line is one recipe, however long.
-    console.print(table, width=None if console.is_terminal else 240)
+    if not console.is_terminal:
+        # Where nobody watches, a line is one recipe, however long.
+        console.width = _WIDE
+    console.print(table)
 
 
 def show_one(recipe: Recipe) -> None:
@@ -78,6 +81,7 @@ def read_request(
             "no recipe is named. Write pellucid recipes run NAME, or give --config FILE; "
             "`pellucid recipes` lists the names."
         )
+    get_recipe(merged["recipe"])
     if not merged.get("templates"):
         raise ArgumentError(
             "there is no template. Give --template at least once, with {{OPTIMIZED_TRIGGER}} where "
