@@ -1,18 +1,35 @@
 """The compatibility matrix is true: what it admits runs, what it refuses is refused."""
 
 import functools
+import importlib.util
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+)
 
+from pellucid.api import (
+    EncoderGeminiModel,
+    EncoderOpenAIModel,
+    EncoderVoyageModel,
+    LiteLLMModel,
+    PassOnModel,
+)
 from pellucid.core import (
     BaseLoss,
     BaseModel,
     ClassifierBaseModel,
     EncoderBaseModel,
+    GradientTokenAccessMixin,
     RequirementError,
     Targets,
     Verdict,
@@ -21,17 +38,27 @@ from pellucid.core import (
     load,
     names,
 )
-from pellucid.hf import ClassifierHFModel, EncoderHFModel, LMHFModel
+from pellucid.hf import ClassifierHFModel, CLIPTextEncoderHFModel, EncoderHFModel, LMHFModel
 from pellucid.losses import MisclassCELoss, PrefillCELoss, SimilarityLoss
 from pellucid.testing import (
     TinyEncoder,
     TinyLM,
+    TinyTokenizer,
     tiny_bert,
     tiny_llama,
     tiny_tokenizer,
     tiny_wordpiece_tokenizer,
 )
 
+# voyageai defines classes in a way that a library it uses warns of.
+pytestmark = pytest.mark.filterwarnings("ignore:Inheritance class:DeprecationWarning")
+
+SERVER = Path(__file__).parent.parent / "packages/api/tests/loopback.py"
+SERVED = SimpleNamespace(url=None, openai_url=None)
+"""Where the models behind an API are served; on loopback, while this module's tests run."""
+
+WIDTH = 8
+KEY = "sk-loopback-0123456789"
 TEMPLATE = "say {{OPTIMIZED_TRIGGER}} now"
 TRIGGER = "the cat"
 TARGET = "yes you"
@@ -67,11 +94,78 @@ def make_hf_classifier() -> ClassifierHFModel:
     return ClassifierHFModel(module, tokenizer=tokenizer)
 
 
+def make_hf_clip() -> CLIPTextEncoderHFModel:
+    tokenizer = tiny_wordpiece_tokenizer()
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        projection_dim=32,
+        max_position_embeddings=40,
+        bos_token_id=tokenizer.cls_token_id,
+        eos_token_id=tokenizer.sep_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = CLIPTextModelWithProjection(config).eval()
+    return CLIPTextEncoderHFModel(module, tokenizer=tokenizer)
+
+
+def make_litellm() -> LiteLLMModel:
+    return LiteLLMModel("openai/tiny", SERVED.openai_url)
+
+
+def make_openai_encoder() -> EncoderOpenAIModel:
+    return EncoderOpenAIModel("tiny", WIDTH, base_url=SERVED.openai_url, tokenizer=TinyTokenizer())
+
+
+def make_gemini_encoder() -> EncoderGeminiModel:
+    return EncoderGeminiModel("tiny", WIDTH, api_key=KEY, base_url=SERVED.url)
+
+
+def make_voyage_encoder() -> EncoderVoyageModel:
+    return EncoderVoyageModel("tiny", WIDTH, KEY, base_url=SERVED.openai_url)
+
+
+def make_pass_on() -> PassOnModel:
+    return PassOnModel(TinyTokenizer())
+
+
+def answer(body: dict[str, Any]) -> tuple[str, list[tuple[str, float]]]:
+    """Return what a tiny model says to a conversation, and how likely it begins with what."""
+    text = "\n".join(message["content"] for message in body["messages"])
+    output: Any = model_of("tiny-lm").invoke_from_texts(
+        [text], require_generation=True, require_first_token_logprobs=True
+    )
+    return output.generated_response_strs[0], [*output.response_first_token_logprobs[0].items()]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def served():
+    spec = importlib.util.spec_from_file_location("loopback", SERVER)
+    loopback = importlib.util.module_from_spec(spec)
+    sys.modules["loopback"] = loopback  # its dataclasses look themselves up
+    spec.loader.exec_module(loopback)
+    with loopback.LoopbackServer(chat=answer) as server:
+        SERVED.url, SERVED.openai_url = server.url, server.openai_url
+        yield
+    model_of.cache_clear()
+
+
 # A tiny object for each registered name. Whoever registers a component adds a line here.
 MODELS: dict[str, Callable[..., BaseModel]] = {
+    "gemini-encoder": make_gemini_encoder,
     "hf-classifier": make_hf_classifier,
+    "hf-clip-text-encoder": make_hf_clip,
     "hf-encoder": make_hf_encoder,
     "hf-lm": make_hf_lm,
+    "litellm": make_litellm,
+    "openai-encoder": make_openai_encoder,
+    "pass-on": make_pass_on,
+    "voyage-encoder": make_voyage_encoder,
 }
 # Not registered, and all the same: a second implementation of everything.
 UNREGISTERED: dict[str, Callable[..., BaseModel]] = {
@@ -104,6 +198,7 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "random-search": FEW,
     "raslite-plus": {**FEW_FLIPS, "buffer_size": 2, "n_bulk_flips": 2},
     "soft-prompt": {"num_steps": 2},
+    "variable-length-gcg": {**FEW_OFFERS, "max_length": 8},
 }
 JUDGED: dict[str, Any] = {"positive_words": ["a", "e"], "negative_words": ["i", "o"]}
 LOSSES: dict[str, dict[str, Any]] = {
@@ -142,34 +237,40 @@ def own_loss_of(model: BaseModel) -> BaseLoss:
 
 def targets_of(model: Any, *losses: BaseLoss) -> Targets:
     """Return what losses compare with, and the response, which all language models take."""
-    tokenizer = as_tokenizer(model.tokenizer)
-    length = len(tokenizer.encode_trigger(TARGET))
-    width = model.embedding_matrix.shape[1]
     generator = torch.Generator().manual_seed(0)
     draw = functools.partial(torch.randn, generator=generator)
-    held = {
-        "target_response_logits": [draw(length, model.vocab_size)],
-        "target_vectors": draw(1, width),
-        "target_directions": draw(1, width),
-        "target_class_idx": [1],
-        "true_class_idx": [0],
+    made: dict[str, Callable[[], Any]] = {
+        "target_response_logits": lambda: [draw(count_target_tokens(model), model.vocab_size)],
+        "target_vectors": lambda: draw(1, model.d_model),
+        "target_directions": lambda: draw(1, model.embedding_matrix.shape[1]),
+        "target_class_idx": lambda: [1],
+        "true_class_idx": lambda: [0],
     }
     read = set().union(*(loss.reads().required for loss in losses))
-    return Targets(
-        target_response_strs=[TARGET], **{name: held[name] for name in held if name in read}
-    )
+    held = {name: make() for name, make in made.items() if name in read}
+    return Targets(target_response_strs=[TARGET], **held)
+
+
+def count_target_tokens(model: Any) -> int:
+    return len(as_tokenizer(model.tokenizer).encode_trigger(TARGET))
+
+
+def white_box_of(model: Any) -> BaseModel:
+    """Return a model with gradients that computes the losses that a model computes."""
+    if isinstance(model, GradientTokenAccessMixin):
+        return model
+    return TinyEncoder(d_model=WIDTH) if isinstance(model, EncoderBaseModel) else TinyLM(seed=1)
 
 
 def what_to_give(argument: str, model: BaseModel) -> Any:
     """Return what meets a condition of an optimizer."""
-    language_model = model if hasattr(model, "compute_logits_from_tokens") else TinyLM(seed=1)
     makers: dict[str, Callable[[], Any]] = {
-        "draft_loss": lambda: own_loss_of(model),
-        "draft_model": lambda: model,
-        "proxy_loss": lambda: own_loss_of(model),
-        "proxy_model": lambda: model,
-        "tokenizer": lambda: TinyLM().tokenizer,
-        "util_lm": lambda: language_model,
+        "draft_loss": lambda: own_loss_of(white_box_of(model)),
+        "draft_model": lambda: white_box_of(model),
+        "proxy_loss": lambda: own_loss_of(white_box_of(model)),
+        "proxy_model": lambda: white_box_of(model),
+        "tokenizer": TinyTokenizer,
+        "util_lm": lambda: TinyLM(seed=1),
     }
     if argument not in makers:
         pytest.fail(f"nothing is known to meet the condition {argument}=; add it here.")
@@ -228,7 +329,7 @@ def expect_condition(kind, target, lowered, settings):
         with pytest.raises(TypeError, match=required[0]):
             kind(target, lowered, **settings)
     else:
-        with pytest.raises(RequirementError, match=r"reads|requires|has none|gives no|does not"):
+        with pytest.raises(RequirementError, match=r"reads|requires|has no|does not"):
             kind(target, lowered, **settings)
 
 

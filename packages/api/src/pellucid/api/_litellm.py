@@ -14,10 +14,12 @@ from pellucid.api._spending import Cost, Prices, estimate_chat_tokens
 from pellucid.api._transport import Reply
 from pellucid.core import (
     ArgumentError,
+    BaseLoss,
     BaseTokenizer,
     Flow,
     LMBaseModel,
     MessageTargets,
+    ModelInput,
     ModelOutput,
     Provides,
     Template,
@@ -134,6 +136,11 @@ class LiteLLMModel(RemoteModel, LMBaseModel):
             ),
             more_secrets=_secrets_in(self._client_params.reveal()),
         )
+
+    def _invoke_for_loss(self, model_input: ModelInput, loss_func: BaseLoss) -> ModelOutput:
+        if not any(loss_func.options().values()):
+            return ModelOutput()  # the loss reads what goes in, which costs no request
+        return super()._invoke_for_loss(model_input, loss_func)
 
     def invoke_from_texts(  # pyright: ignore[reportIncompatibleMethodOverride] - an unknown keyword is a TypeError
         self,
