@@ -1,4 +1,4 @@
-"""Losses of one package read the insides of another's models, and no more of them than they name."""
+"""Losses of one package read the insides of another's models, no more of them than they name."""
 
 import pytest
 import torch

@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 import torch
 
-from pellucid.core import Flow, ModelOutput, Substitutions, TextInputManager
+from pellucid.core import ClassifierBaseModel, Flow, ModelOutput, Substitutions, TextInputManager
 from pellucid.testing import TinyEncoder, TinyLM
 
 
@@ -340,3 +340,52 @@ class OneVectorForAll(TinyEncoder):
     def invoke_from_texts(self, input_texts):
         output = super().invoke_from_texts(["red" for _ in input_texts])
         return ModelOutput(output_embeddings=output.output_embeddings)
+
+
+class TinyClassifier(ClassifierBaseModel, TinyEncoder):
+    """No defect: the first few entries of an encoder's vectors as logits."""
+
+    n_classes = 4
+    provides = MappingProxyType(
+        {
+            flow: {
+                name.replace("output_embeddings", "output_class_logits"): under
+                for name, under in fields.items()
+            }
+            for flow, fields in TinyEncoder.provides.items()
+        }
+    )
+
+    def classify(self, vectors):
+        return ModelOutput(output_class_logits=5 * vectors[:, : self.n_classes])
+
+    def invoke_from_texts(self, input_texts):
+        return self.classify(super().invoke_from_texts(input_texts).output_embeddings)
+
+    def invoke_from_embeds(self, input_embeds, **options):
+        return self.classify(super().invoke_from_embeds(input_embeds, **options).output_embeddings)
+
+
+class OneLogitTooMany(TinyClassifier):
+    def classify(self, vectors):
+        return ModelOutput(output_class_logits=5 * vectors[:, : self.n_classes + 1])
+
+
+class HalfPrecisionLogits(TinyClassifier):
+    def classify(self, vectors):
+        return ModelOutput(output_class_logits=vectors[:, : self.n_classes].half())
+
+
+class KnowsOneClass(TinyClassifier):
+    """Answers every text with the logits of the first one."""
+
+    def classify(self, vectors):
+        return ModelOutput(
+            output_class_logits=vectors[:1, : self.n_classes].expand(len(vectors), -1)
+        )
+
+
+class MixesUpClasses(TinyClassifier):
+    def classify(self, vectors):
+        logits = 5 * vectors[:, : self.n_classes]
+        return ModelOutput(output_class_logits=logits[:, [0, 1, 1, 3]])

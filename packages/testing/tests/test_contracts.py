@@ -2,10 +2,12 @@
 
 import torch
 from hypothesis import strategies as st
+from planted_models import TinyClassifier
 from reference_optimizer import ListTracker, ReferenceOptimizer
 
 from pellucid.core import CombinedLoss, DummyTracker
 from pellucid.testing import (
+    ClassifierContract,
     EncoderContract,
     LMContract,
     LossContract,
@@ -40,6 +42,11 @@ class TestTinyLMInDouble(LMContract):
 class TestTinyEncoder(EncoderContract):
     def make_model(self):
         return TinyEncoder(seed=1)
+
+
+class TestTinyClassifier(ClassifierContract):
+    def make_model(self):
+        return TinyClassifier(seed=1)
 
 
 class TestTinyResponseLoss(LossContract):

@@ -4,7 +4,7 @@ import planted_models as planted
 import pytest
 from law_runner import failure_of, laws_of
 
-from pellucid.testing import EncoderContract, LMContract
+from pellucid.testing import ClassifierContract, EncoderContract, LMContract
 
 
 def _add_the_row_before(rows, _):
@@ -199,6 +199,16 @@ DEFECTS = [
     (LMContract, planted.KnowsNoConversations, "test_conversations_are_templates", "Error"),
     (EncoderContract, planted.WrongWidth, "test_vectors_have_the_declared_width", "(2, 8)"),
     (EncoderContract, planted.OneVectorForAll, "test_vectors_have_the_declared_width", "one vec"),
+    (ClassifierContract, planted.OneLogitTooMany, "test_each_class_has_a_logit", "(2, 5)"),
+    (ClassifierContract, planted.HalfPrecisionLogits, "test_each_class_has_a_logit", "float16"),
+    (ClassifierContract, planted.KnowsOneClass, "test_each_class_has_a_logit", "the same logits"),
+    (ClassifierContract, planted.MixesUpClasses, "test_classes_are_told_apart", "classes 1 and 2"),
+    (
+        ClassifierContract,
+        planted.KnowsOneClass,
+        "test_losses_differ_between_candidates",
+        "is the trigger filled in",
+    ),
 ]
 
 
@@ -213,7 +223,7 @@ def test_planted_defect_is_caught(contract, model, law, says):
     assert says in said
 
 
-@pytest.mark.parametrize("contract", [LMContract, EncoderContract])
+@pytest.mark.parametrize("contract", [LMContract, EncoderContract, ClassifierContract])
 def test_every_law_has_a_defect(contract):
     caught = {law for _, _, law, _ in DEFECTS}
     assert set(laws_of(contract)) <= caught

@@ -23,13 +23,22 @@ from pellucid.hf._loading import (
     resolve_model,
     resolve_tokenizer,
 )
+from pellucid.hf._pooling import pool
 from pellucid.hf._reading import ReadingBackend
 from pellucid.hf._rendering import PromptRenderer
 from pellucid.hf._trigger_codec import check_consistency
 
+# Decoders whose heads are of other names than all others'.
+_WITHOUT_SCORE = frozenset(
+    {"CTRLForSequenceClassification", "ModernBertDecoderForSequenceClassification"}
+)
+
 
 class ClassifierHFModel(ReadingBackend, ClassifierBaseModel, LossTextAccessMixin):  # pyright: ignore[reportIncompatibleMethodOverride] - an unknown keyword is a TypeError
     """A classifier of transformers: one logit for each text and class, in float32 or wider.
+
+    It may be an encoder with a head, or a decoder whose `score` reads the state of a text's last
+    token: the last that is given, even if a trigger ends in what the model's config calls padding.
 
     Texts are read as they are, within the special tokens that the tokenizer adds by default. As
     with `LMHFModel`, neither model nor tokenizer is changed, and both flows agree wherever
@@ -52,14 +61,25 @@ class ClassifierHFModel(ReadingBackend, ClassifierBaseModel, LossTextAccessMixin
         ArgumentError: (a ValueError) If no model or no tokenizer is given, if the two do not belong
             together, or if an argument has no meaning beside the others.
         RequirementError: (a TypeError) If the model takes no embeddings, is no classifier, is one
-            of encoder and decoder, or the tokenizer is slow.
+            of encoder and decoder, finds a text's last token in a way of its own, or the tokenizer
+            is slow.
         ModelLoadError: (an OSError) If nothing can be loaded from the name or path.
     """
 
     provides: Provides | None = {  # noqa: RUF012 - never changed
         Flow.TEXTS: {"output_class_logits": ()},
-        Flow.TOKENS: {"output_class_logits": (), "input_slices": (), "input_ids": ()},
-        Flow.EMBEDS: {"output_class_logits": (), "input_slices": (), "input_embeds": ()},
+        Flow.TOKENS: {
+            "output_class_logits": (),
+            "input_slices": (),
+            "input_trigger_slots": (),
+            "input_ids": (),
+        },
+        Flow.EMBEDS: {
+            "output_class_logits": (),
+            "input_slices": (),
+            "input_trigger_slots": (),
+            "input_embeds": (),
+        },
     }
 
     def __init__(
@@ -108,10 +128,20 @@ class ClassifierHFModel(ReadingBackend, ClassifierBaseModel, LossTextAccessMixin
         return {int(i): str(name) for i, name in self._model.config.id2label.items()}
 
     def _read(self, given: Tensor, mask: Tensor | None) -> ModelOutput:
-        name = "input_ids" if given.ndim == 2 else "inputs_embeds"
-        shown = {} if mask is None else {"attention_mask": mask}
-        logits = self._model(**{name: given}, **shown).logits
+        arguments = {"input_ids" if given.ndim == 2 else "inputs_embeds": given}
+        if mask is not None:
+            arguments["attention_mask"] = mask
+        if _reads_last_token(self._model):
+            # The model's own forward takes tokens that look like padding for the end of a text.
+            states = self._model.base_model(**arguments).last_hidden_state
+            logits = self._model.score(pool(states, mask, "last", unit_length=False))
+        else:
+            logits = self._model(**arguments).logits
         return ModelOutput(output_class_logits=logits.to(wide_dtype(logits.dtype)))
+
+
+def _reads_last_token(model: Any) -> bool:
+    return hasattr(model, "score")
 
 
 def _check_classifier(model: Any) -> None:
@@ -124,10 +154,11 @@ def _check_classifier(model: Any) -> None:
     if model.config.is_encoder_decoder:
         raise RequirementError(
             f"{name} is an encoder and a decoder, which take no embeddings together. "
-            "Use a classifier that is an encoder."
+            "Use a classifier that is an encoder or a decoder."
         )
-    if getattr(model, "_is_stateful", False) or hasattr(model, "score"):
+    if name in _WITHOUT_SCORE:
         raise RequirementError(
             f"{name} finds a text's last token by its padding, so that a trigger's tokens could be "
-            "taken for padding. Use a classifier that is an encoder."
+            "taken for padding, and has no score to give that token's state to. "
+            "Use another classifier."
         )

@@ -13,7 +13,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pellucid.testing._checked import checked
     from pellucid.testing._loss_contract import LossContract
-    from pellucid.testing._model_contracts import EncoderContract, LMContract
+    from pellucid.testing._model_contracts import (
+        ClassifierContract,
+        EncoderContract,
+        LMContract,
+    )
     from pellucid.testing._network_error import NetworkAccessError
     from pellucid.testing._optimizer_contract import OptimizerContract
     from pellucid.testing._tiny_encoder import TinyEncoder
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
     from pellucid.testing._tracker_contract import TrackerContract
 
 _HOMES = {
+    "ClassifierContract": "_model_contracts",
     "EncoderContract": "_model_contracts",
     "LMContract": "_model_contracts",
     "LossContract": "_loss_contract",
@@ -49,6 +54,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "ClassifierContract",
     "EncoderContract",
     "LMContract",
     "LossContract",

@@ -6,6 +6,7 @@ import torch
 
 from pellucid.core import (
     BaseLoss,
+    ClassifierBaseModel,
     EncoderBaseModel,
     Flow,
     LMBaseModel,
@@ -21,6 +22,7 @@ from pellucid.testing._loss_flow_laws import LossFlowLaws
 from pellucid.testing._model_laws import batch_size_of
 from pellucid.testing._purity_laws import PurityLaws
 from pellucid.testing._tiny_losses import (
+    TinyClassLoss,
     TinyFirstTokenLoss,
     TinyLogitLoss,
     TinyResponseLoss,
@@ -111,6 +113,43 @@ class EncoderContract(BasicLaws, LossFlowLaws, TokenLaws, GradientLaws, PurityLa
         expect(vectors.is_floating_point(), f"vectors are {vectors.dtype}.")
         expect(bool(vectors.isfinite().all()), "vectors are not finite.")
         expect(not torch.allclose(vectors[0], vectors[1]), "different texts have one vector.")
+
+
+class ClassifierContract(BasicLaws, LossFlowLaws, TokenLaws, GradientLaws, PurityLaws):
+    """What every classifier keeps; name a subclass `Test...` and give `make_model`.
+
+    A law about an access that the model lacks is skipped, and the reason names the mixin.
+    """
+
+    _base = ClassifierBaseModel
+    _answer_field = "output_class_logits"
+    _probes: ClassVar[tuple[BaseLoss, ...]] = (TinyClassLoss(),)
+
+    def make_targets(self, model: Any) -> Targets:
+        """Return a class for each template, not the same for all."""
+        return Targets(target_class_idx=[i % model.n_classes for i in range(len(self.templates))])
+
+    def test_each_class_has_a_logit(self) -> None:
+        """A text becomes a finite float for each of at least two classes, in float32 or wider."""
+        model = self._model()
+        expect(model.n_classes >= 2, f"n_classes is {model.n_classes}, expected at least 2.")
+        logits = model(list(self.texts))
+        wanted = (len(self.texts), model.n_classes)
+        expect(logits.shape == wanted, f"logits are {tuple(logits.shape)}, expected {wanted}.")
+        is_wide = logits.dtype in (torch.float32, torch.float64)
+        expect(is_wide, f"logits are {logits.dtype}, expected float32 or wider.")
+        expect(bool(logits.isfinite().all()), "logits are not finite.")
+        expect(not torch.allclose(logits[0], logits[1]), "different texts have the same logits.")
+
+    def test_classes_are_told_apart(self) -> None:
+        """Each class has a logit of its own, and its loss is that of no other class."""
+        model = self._model()
+        logits = model(list(self.texts)).double()
+        for i in range(model.n_classes - 1):
+            expect(
+                not torch.allclose(logits[:, i], logits[:, i + 1]),
+                f"classes {i} and {i + 1} have the same logits, whatever the text.",
+            )
 
 
 class _Recorder(BaseLoss):

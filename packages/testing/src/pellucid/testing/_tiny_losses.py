@@ -44,6 +44,19 @@ class TinyVectorLoss(BaseLoss):
 
 
 @dataclasses.dataclass
+class TinyClassLoss(BaseLoss):
+    """Negative log-probability of the target class, or of class 0 where there is none, in nats."""
+
+    def __call__(
+        self,
+        output_class_logits: Float[Tensor, "batch n_classes"],
+        target_class_idx: int | None = None,
+    ) -> Float[Tensor, " batch"]:
+        """Return the loss of each sample, float, of shape (batch,)."""
+        return -_widen(output_class_logits).log_softmax(dim=-1)[:, target_class_idx or 0]
+
+
+@dataclasses.dataclass
 class TinyLogitLoss(BaseLoss):
     """Negative log-probability of token 0, the mean over all positions, in nats."""
 
