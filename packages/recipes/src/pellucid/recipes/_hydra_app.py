@@ -13,6 +13,7 @@ from pellucid.recipes._execution import carry_out
 
 _CONFIG_PATH = str(Path(__file__).parent / "conf")
 _OPEN = re.compile(r"(overrides|loss_overrides|budget)\.")
+_MULTIRUN = ("-m", "--multirun")
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -26,7 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         MissingDependencyError: (an ImportError) If Hydra is not installed.
     """
     given = sys.argv[1:] if arguments is None else arguments
-    _run_with_hydra([_open_up(argument) for argument in given])
+    # Hydra takes settings before this option or after it, not both.
+    sweeps = [argument for argument in given if argument in _MULTIRUN]
+    settings = [_open_up(argument) for argument in given if argument not in _MULTIRUN]
+    _run_with_hydra([*sweeps[:1], *settings])
 
 
 def _open_up(argument: str) -> str:
