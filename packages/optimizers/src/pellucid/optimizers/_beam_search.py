@@ -25,6 +25,7 @@ from pellucid.core import (
 from pellucid.optimizers._asktell import SearchOptimizer
 from pellucid.optimizers._checks import check_positive
 from pellucid.optimizers._constraints import TokenConstraints
+from pellucid.optimizers._gcg import check_topk
 from pellucid.optimizers._problem import Problem
 from pellucid.optimizers._protocol import Moves, check_counts
 from pellucid.optimizers._questions import question
@@ -74,7 +75,8 @@ class BeamSearchOptimizer(SearchOptimizer[BeamSearchState]):
 
     Raises:
         RequirementError: If the target gives no losses of texts, or the language model no logits.
-        ArgumentError: If a count is less than 1, or the temperature not above 0.
+        ArgumentError: If a count is less than 1, the temperature not above 0, or `top_k` exceeds
+            the vocabulary.
     """
 
     model_requirements = (LossTextAccessMixin,)
@@ -102,10 +104,11 @@ class BeamSearchOptimizer(SearchOptimizer[BeamSearchState]):
     ) -> None:
         super().__init__(model, loss, tracker, seed, num_steps=num_steps)
         check_counts(beam_size=beam_size, branching_factor=branching_factor)
-        if top_k is not None:
-            check_counts(top_k=top_k)
         check_positive(temperature=temperature)
         self._asked: Any = model if util_lm is None else util_lm
+        if top_k is not None:
+            check_counts(top_k=top_k)
+            check_topk(top_k, self._asked, "top_k")
         check_role("util_lm of BeamSearchOptimizer", self._asked, None, (LogitsTokenAccessMixin,))
         self._tokenizer = find_tokenizer(None, self._asked, needed_by="BeamSearchOptimizer")
         self.util_lm = util_lm

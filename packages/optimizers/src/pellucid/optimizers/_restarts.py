@@ -99,6 +99,8 @@ class Restarts(Iterator[RestartsStep]):
         resume: bool,
         callbacks: Sequence[Callback],
     ) -> None:
+        # Refuses a budget in what the models do not count.
+        optimizer.is_budget_spent()
         self._optimizer = optimizer
         self._templates = check_templates(templates, targets)
         self._targets = targets

@@ -57,6 +57,8 @@ class Run(Iterator[Step]):
         resume: bool,
         callbacks: Sequence[Callback],
     ) -> None:
+        # Refuses a budget in what the models do not count.
+        optimizer.is_budget_spent()
         self._optimizer = optimizer
         self._templates = check_templates(templates, targets)
         self._trigger = choose_start(initial_trigger, count_parts(self._templates))

@@ -140,6 +140,10 @@ class Walk:
         )
 
     def _begin(self, problem: Problem) -> Progress:
+        constraints = getattr(self._optimizer, "token_constraints", None)
+        if constraints is not None:
+            # Constraints that admit nothing are refused before anything is computed.
+            problem.allowed_ids(constraints)
         trigger_ids = problem.encode(self._trigger)
         if len(trigger_ids) == 0:
             raise ArgumentError(
