@@ -192,12 +192,16 @@ def optimize(
     ] = None,
     optimizer: Annotated[
         str | None,
-        typer.Option(show_default="gcg", help="gcg, random-search, ...", rich_help_panel=_HOW),
+        typer.Option(
+            show_default="gcg; random-search with litellm:",
+            help="gcg, random-search, ...",
+            rich_help_panel=_HOW,
+        ),
     ] = None,
     loss: Annotated[
         str | None,
         typer.Option(
-            show_default="prefill-ce",
+            show_default="prefill-ce; target-start-nll with litellm:",
             help="prefill-ce, first-token-nll, trigger-perplexity, ...",
             rich_help_panel=_HOW,
         ),
@@ -269,6 +273,15 @@ def optimize(
             rich_help_panel=_RUN,
         ),
     ] = False,
+    tracker: Annotated[
+        list[str] | None,
+        typer.Option(
+            show_default="none",
+            help="Record the run with wandb, tensorboard, trackio, print, ..., too; may be given "
+            "several times.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -306,6 +319,7 @@ def optimize(
         "steps": steps,
         "budget_tokens": budget_tokens,
         "stop_at_goal": False if no_stop else None,
+        "trackers": tuple(tracker) if tracker else None,
     }
     options = {name: value for name, value in given.items() if value is not None}
     if resume is not None and out is not None:
@@ -319,7 +333,7 @@ def optimize(
             if resume is not None:
                 prepared = _optimize.prepare_resume(resume, options)
             else:
-                prepared = _optimize.prepare_new({**_defaults(), **options}, out)
+                prepared = _optimize.prepare_new({**_defaults(model), **options}, out)
         code = _optimize.show_run(*prepared, resumes=resume is not None)
     raise typer.Exit(code)
 
@@ -328,13 +342,16 @@ app.command(epilog=MATRIX_EPILOG)(matrix)
 app.add_typer(recipes_app, name="recipes")
 
 
-def _defaults() -> dict[str, Any]:
+def _defaults(model: str | None) -> dict[str, Any]:
+    # A model behind an API answers text, and gives nothing else away.
+    is_remote = model is not None and model.startswith("litellm:")
     return {
         "model": "zoo:tiny-chat",
-        "optimizer": "gcg",
-        "loss": "prefill-ce",
+        "optimizer": "random-search" if is_remote else "gcg",
+        "loss": "target-start-nll" if is_remote else "prefill-ce",
         "templates": (),
         "targets": (),
         "steps": _DEFAULT_STEPS,
         "seed": secrets.randbelow(2**31),
+        "run_id": secrets.token_hex(4),
     }

@@ -39,6 +39,7 @@ OPTIONS: Mapping[str, str] = {
     "initial_trigger": "--initial-trigger",
     "seed": "--seed",
     "stop_at_goal": "--no-stop",
+    "trackers": "--tracker",
 }
 """The option of the command behind each field of a `Request`."""
 
@@ -62,6 +63,8 @@ class Request:
         candidates: Candidates a step; None leaves it to the optimizer.
         topk: Tokens to sample from at each position; None leaves it to the optimizer.
         stop_at_goal: Whether the run ends once every answer equals its target.
+        trackers: Where it is recorded beside `steps.jsonl`, by registered names.
+        run_id: What services know the run by.
     """
 
     model: str
@@ -77,6 +80,8 @@ class Request:
     candidates: int | None = None
     topk: int | None = None
     stop_at_goal: bool = True
+    trackers: tuple[str, ...] = ()
+    run_id: str = ""
 
     def __post_init__(self) -> None:
         for name, text in self._texts():

@@ -8,6 +8,7 @@ from typing import Any
 
 from pellucid.cli._models import load_model
 from pellucid.cli._request import Request
+from pellucid.cli._trackers import make_tracker
 from pellucid.core import (
     DEFAULT_INIT_TRIGGER,
     OPTIMIZED_TRIGGER_PLACEHOLDER,
@@ -18,13 +19,14 @@ from pellucid.core import (
     RequirementError,
     Targets,
     TemplateError,
+    TokenAccessMixin,
     check_templates,
     choose_start,
     count_parts,
     load,
     split_parts,
 )
-from pellucid.optimizers import Callback, ExactMatch, JSONLTracker, Run
+from pellucid.optimizers import Callback, ExactMatch, Run
 
 _HPARAMS: Mapping[str, str] = {
     "steps": "num_steps",
@@ -110,9 +112,10 @@ def prepare(request: Request, steps_path: Path) -> Setup:
     optimizer = optimizer_type(
         model=model,
         loss=loss,
-        tracker=JSONLTracker(steps_path),
+        tracker=make_tracker(request.trackers, steps_path, request.run_id),
         seed=request.seed,
         **_hparams(request, parameters),
+        **_trigger_tokenizer(optimizer_type, model),
     )
     if request.budget_tokens is not None:
         optimizer.set_budget(request.budget_tokens)
@@ -183,6 +186,19 @@ def _fill_in(
         # What nobody asked for may give way to a small vocabulary; what somebody did may not.
         chosen["topk"] = min(chosen["topk"], getattr(model, "vocab_size", chosen["topk"]))
     return dataclasses.replace(request, **chosen)
+
+
+def _trigger_tokenizer(optimizer_type: Any, model: LMBaseModel) -> dict[str, Any]:
+    """Return what triggers are made of, for a model behind an API: it tells of no tokens."""
+    takes_one = "tokenizer" in inspect.signature(optimizer_type).parameters
+    if isinstance(model, TokenAccessMixin) or not takes_one:
+        return {}
+    tokenizer = getattr(model, "tokenizer", None)
+    if tokenizer is None:
+        from pellucid import zoo  # noqa: PLC0415 - it imports transformers
+
+        _, tokenizer = zoo.load(zoo.names()[0])
+    return {"tokenizer": tokenizer}
 
 
 def _hparams(request: Request, parameters: Mapping[str, inspect.Parameter]) -> dict[str, int]:
