@@ -4,7 +4,7 @@ Nothing is imported before it is asked for by name.
 """
 
 import functools
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from typing import Any
 
 from pellucid.core._errors import MissingDependencyError, UnknownNameError
@@ -63,14 +63,16 @@ def load(group: str, name: str) -> Any:
     return _import(entries[name])
 
 
+# Not EntryPoint: once anybody has imported the backport importlib_metadata, the standard library
+# returns the backport's own.
 @functools.cache
-def _entries(group: str) -> dict[str, EntryPoint]:
+def _entries(group: str) -> dict[str, Any]:
     if group not in GROUPS:
         raise UnknownNameError("entry-point group", group, GROUPS)
     return {entry.name: entry for entry in entry_points(group=group)}
 
 
-def _import(entry: EntryPoint) -> Any:
+def _import(entry: Any) -> Any:
     try:
         return entry.load()
     except ModuleNotFoundError as error:

@@ -22,6 +22,7 @@ from pellucid.losses._prefill import (
     PrefillDistillationLoss,
     PrefillMellowMaxLoss,
 )
+from pellucid.losses._target_start import TargetStartNLLLoss
 from pellucid.losses._text import FirstTokenNLLLoss, TextBasedLoss
 from pellucid.losses._token_nll import IGNORE_INDEX, masked_mean
 from pellucid.losses._trigger_logits import TriggerLogitBasedLoss, TriggerPerplexityLoss
@@ -46,6 +47,7 @@ __all__ = [
     "ResponseLMScoreLoss",
     "SimilarityLoss",
     "SteeringActivationLoss",
+    "TargetStartNLLLoss",
     "TextBasedLoss",
     "TriggerLogitBasedLoss",
     "TriggerPerplexityLoss",
