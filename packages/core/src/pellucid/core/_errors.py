@@ -25,7 +25,7 @@ class ArgumentError(PellucidError, AssertionError, ValueError):
 
 
 class TemplateError(ArgumentError):
-    """A template does not hold the trigger placeholder exactly once."""
+    """A template does not hold the trigger placeholder, or holds a wrong one."""
 
 
 class RequirementError(PellucidError, AssertionError, TypeError):

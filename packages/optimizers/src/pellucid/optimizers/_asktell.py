@@ -111,7 +111,7 @@ class SearchOptimizer(Search[StateT]):
         """Return several independent runs, evaluated together, as one iterator of their steps.
 
         Args:
-            templates: Texts or conversations, each with the placeholder exactly once.
+            templates: Texts or conversations with the placeholder.
             initial_triggers: Where each run starts, or where all do; twenty exclamation marks when
                 omitted.
             targets: One entry for each template.
@@ -154,7 +154,7 @@ class SearchOptimizer(Search[StateT]):
         """Search from several starts at once; arguments and errors are those of `iterate_restarts`.
 
         Args:
-            templates: Texts or conversations, each with the placeholder exactly once.
+            templates: Texts or conversations with the placeholder.
             initial_triggers: Where each run starts, or where all do.
             targets: One entry for each template.
             n_restarts: The number of runs; that of triggers or seeds when omitted.
