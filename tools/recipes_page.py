@@ -26,7 +26,7 @@ _HEAD = """# Recipes
 
 Published methods that [pellucid-recipes](../packages/recipes/README.md) runs by name. Models,
 templates and targets are the caller's. Two underscores and a citation end the name of a method that
-follows the paper's algorithm and settings, but for what is said to differ; other names are variants.
+follows the paper's algorithm and settings, but for what is said to differ; others are variants.
 Settings that are not listed are the optimizer's defaults; any can be changed with `overrides`.
 *White box* takes gradients of the model, *black box* no more than losses of texts.
 """
