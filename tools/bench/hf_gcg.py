@@ -1,102 +1,136 @@
-"""Times the pieces of a GCG step on the CPU, the Hugging Face backend against plain PyTorch.
+"""Time the pieces of a GCG step: this workspace, hand-written PyTorch, TROPT and nanoGCG, in turn.
 
-    uv run python tools/bench/hf_gcg.py [--candidates 128 512] [--repeats 5] [--batch-size 64]
+    uv run python tools/bench/hf_gcg.py --peers DIRECTORY --out docs/measurements/hf-gcg.md
 
-A random Llama of 4 layers, width 256 and a vocabulary of 4096; 18 tokens before the trigger, 20 in
-it, 20 in the target. The hand-written code keeps the prefix's keys and values, asks for the
-target's logits alone, and works in chunks of 64. All contestants run in turn within each repeat, so
-that what else the machine does hits them alike; ratios are to the hand-written time of the same
-repeat. Both sides are checked to give the same numbers before anything is timed.
+A random Llama of 4 layers, width 256 and a vocabulary of 4096 words; 18 tokens before the trigger,
+20 in it, 20 in the target. Every word is a token, so that no candidate is lost to retokenization
+and all contestants evaluate as many. Each contestant is a process of its own (`hf_gcg_worker.py`),
+the peers in environments of their own, which uv makes in DIRECTORY if they are not there; without
+--peers they are left out. All run each piece in turn within each repeat, so that what else the
+machine does hits them alike, and ratios are of the same repeat. That all have the same losses is
+checked before anything is timed.
 """
 
 import argparse
+import json
 import statistics
-import time
-from collections.abc import Callable
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy, one_hot
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from pellucid.core import OPTIMIZED_TRIGGER_PLACEHOLDER, SliceKey, Targets
-from pellucid.hf import LMHFModel
-from pellucid.losses import PrefillCELoss
-from pellucid.testing import tiny_tokenizer
-
-N_PREFIX, N_TRIGGER, N_TARGET, N_VOCAB = 18, 20, 20, 4096
-CHUNK = 64
+N_PREFIX, N_TRIGGER, N_AFTER, N_TARGET, N_VOCAB = 18, 20, 2, 20, 4096
 TOLERANCE = 1e-4
+PEERS = {"tropt": "tropt==0.1.1", "nanogcg": "nanogcg==0.3.0"}
+PEER_PYTHON = "3.12"
+HAND, OURS = "hand-written", "pellucid"
 
-Contestants = dict[str, Callable[[], Any]]
+# What is compared with what, and how large the ratio may be.
+GOALS = {
+    ("gradient", HAND): 1.05,
+    ("losses", HAND): 0.9,
+    ("filter", HAND): 1.0,
+    ("step", "tropt"): 0.4,
+    ("step", "nanogcg"): 0.35,
+}
 
+_HEAD = """# A step of GCG against hand-written PyTorch, TROPT and nanoGCG
 
-class HandWritten:
-    """What a careful user would write for one template."""
+Written by `tools/bench/hf_gcg.py`; its first lines say what is timed, and how to run it. Times are
+milliseconds, medians of {repeats} repeats on {threads} thread(s); the ratio is this workspace's
+time to the contestant's, the median over repeats of {clock}. A step is half of what a run of three
+steps takes beyond one of one step, candidates filtered and evaluated as each package does.
 
-    def __init__(self, model: Any, before: Tensor, after: Tensor, target: Tensor) -> None:
-        self.model, self.target = model, target
-        self.tail = torch.cat([after, target])
-        self.table = model.get_input_embeddings().weight.detach()
-        with torch.no_grad():
-            self.prefix = model(input_ids=before[None], use_cache=True).past_key_values
-
-    def losses(self, ids: Tensor) -> Tensor:
-        """Return the loss of each candidate."""
-        with torch.no_grad():
-            return torch.cat([self._losses(self._embed(part)) for part in ids.split(CHUNK)])
-
-    def gradient(self, ids: Tensor) -> Tensor:
-        """Return the gradient with regard to one-hot tokens."""
-        weights = one_hot(ids, N_VOCAB).to(self.table.dtype).requires_grad_()
-        loss = self._losses(self._follow(weights @ self.table)).sum()
-        return torch.autograd.grad(loss, weights)[0]
-
-    def _embed(self, ids: Tensor) -> Tensor:
-        return self._follow(self.table[ids])
-
-    def _follow(self, trigger: Tensor) -> Tensor:
-        tail = self.table[self.tail]
-        return torch.cat([trigger, tail.expand(len(trigger), *tail.shape)], dim=1)
-
-    def _losses(self, embeds: Tensor) -> Tensor:
-        n = len(embeds)
-        cache = DynamicCache()
-        for i, layer in enumerate(self.prefix.layers):
-            cache.update(*(kv.expand(n, -1, -1, -1) for kv in (layer.keys, layer.values)), i)
-        logits = self.model(
-            inputs_embeds=embeds, past_key_values=cache, logits_to_keep=N_TARGET + 1
-        ).logits[:, :-1]
-        targets = self.target.expand(n, N_TARGET)
-        return cross_entropy(logits.mT, targets, reduction="none").mean(dim=1)
+"""
 
 
-def main() -> None:
-    """Parse the command line, check that all agree, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_Verbatim)
+class Worker:
+    """A contestant in a process of its own."""
+
+    def __init__(self, package: str, python: str, folder: Path, threads: int) -> None:
+        script = Path(__file__).with_name("hf_gcg_worker.py")
+        self._process = subprocess.Popen(
+            [python, str(script), package, str(folder), str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        hello = self._read()
+        self.pieces: list[str] = hello["pieces"]
+        self.torch: str = hello["torch"]
+
+    def run(self, piece: str, n: int) -> dict[str, Any]:
+        """Run a piece once; a step is half of what three steps take beyond one."""
+        if piece == "step" and piece not in self.pieces:
+            three, one = self.run("run 3", n), self.run("run 1", n)
+            return {clock: (three[clock] - one[clock]) / 2 for clock in ("wall", "cpu")}
+        if self._process.stdin is None:
+            raise SystemExit("the worker has no input.")
+        self._process.stdin.write(json.dumps({"piece": piece, "n": n}) + "\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def stop(self) -> None:
+        """Let the process end."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        self._process.wait()
+
+    def _read(self) -> dict[str, Any]:
+        line = self._process.stdout.readline() if self._process.stdout is not None else ""
+        if not line:
+            raise SystemExit(f"a contestant has failed: {self._process.args!r}")
+        return json.loads(line)
+
+
+def main() -> int:
+    """Check that all agree, time them in turn, print and write the table; 1 if a goal is missed."""
+    options = _parse()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _save_problem(folder)
+        pythons = {HAND: sys.executable, OURS: sys.executable}
+        if options.peers is not None:
+            pythons |= {peer: _make_environment(peer, options.peers) for peer in PEERS}
+        workers = {p: Worker(p, python, folder, options.threads) for p, python in pythons.items()}
+        _check_losses(workers)
+        pieces = [("gradient", 1)]
+        pieces += [(piece, n) for piece in ("losses", "filter", "step") for n in options.candidates]
+        timings = {piece: _time(workers, *piece, options.repeats) for piece in pieces}
+        for worker in workers.values():
+            worker.stop()
+    rows = [row for piece, held in timings.items() for row in _to_rows(*piece, held, options.clock)]
+    clock = "time by the clock" if options.clock == "wall" else "processor time"
+    head = _HEAD.format(repeats=options.repeats, threads=options.threads, clock=clock)
+    versions = "".join(f"- {name}: torch {worker.torch}\n" for name, worker in workers.items())
+    table = "\n".join(
+        ["| piece | contestant | ms | ratio | goal | |", "|---|---|---:|---:|---:|---|", *rows]
+    )
+    text = f"{head}{versions}\n{table}\n"
+    print(text)
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(text, encoding="utf-8")
+    return int("missed" in table)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Time the pieces of a GCG step.")
     parser.add_argument("--candidates", type=int, nargs="+", default=[128, 512])
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--batch-size", type=int, default=CHUNK, help="of the backend")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
-    model = _build_model()
-    shared, whole = (_wrap(model, args.batch_size, use_prefix_cache=on) for on in (True, False))
-    hand = _hand_written(model, shared)
-    print(f"torch {torch.__version__}, {args.threads} threads, chunks of {args.batch_size}")
-    print(f"{'piece':<12}{'contestant':<20}{'min ms':>9}{'median ms':>11}{'ratio':>8}")
-    for n in args.candidates:
-        ids = torch.randint(0, N_VOCAB, (n, N_TRIGGER))
-        _compare(f"loss {n}", _loss_contestants(hand, shared, whole, ids), args.repeats)
-    ids = torch.randint(0, N_VOCAB, (1, N_TRIGGER))
-    _compare("gradient", _gradient_contestants(hand, shared, whole, ids), args.repeats)
-    _time_topk(shared, ids, args.repeats)
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
+    parser.add_argument("--peers", type=Path, help="where the peers' environments are, or go")
+    parser.add_argument("--out", type=Path, help="where to write the table, in Markdown")
+    return parser.parse_args()
 
 
-def _build_model() -> Any:
+def _save_problem(folder: Path) -> None:
     config = LlamaConfig(
         vocab_size=N_VOCAB,
         hidden_size=256,
@@ -105,111 +139,69 @@ def _build_model() -> Any:
         num_attention_heads=8,
         num_key_value_heads=8,
         max_position_embeddings=512,
+        bos_token_id=None,
+        eos_token_id=None,
     )
-    # Frozen, as whoever writes this by hand would have it.
-    return LlamaForCausalLM(config).eval().requires_grad_(False)
-
-
-def _wrap(model: Any, batch_size: int, *, use_prefix_cache: bool) -> LMHFModel:
-    tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = None
-    lm = LMHFModel(
-        model,
-        tokenizer=tokenizer,
-        forward_pass_batch_size=batch_size,
-        use_prefix_cache=use_prefix_cache,
-    )
-    target = torch.arange(100, 100 + N_TARGET)
-    targets = Targets(target_response_toks=[target])
-    for n_words in range(1, 4 * N_PREFIX):
-        for end in ("", " x"):
-            prefix = "?" + " !" * n_words + end
-            lm.set_inputs_from_tokens([f"{prefix}\n{OPTIMIZED_TRIGGER_PLACEHOLDER}\n!"], targets)
-            if _n_before(lm) == N_PREFIX:
-                return lm
-    raise SystemExit(f"no prefix of {N_PREFIX} tokens was found.")
-
-
-def _n_before(lm: LMHFModel) -> int:
-    return _slices(lm)[SliceKey.TRIGGER].start
-
-
-def _slices(lm: LMHFModel) -> dict[str, slice]:
-    ids = torch.zeros((1, N_TRIGGER), dtype=torch.int64)
-    return _filled(lm, ids).input_slices
-
-
-def _filled(lm: LMHFModel, ids: Tensor) -> Any:
-    inputs: Any = lm._token_input_manager  # pyright: ignore[reportPrivateUsage] - what it is timed on
-    return inputs.get_triggered_inputs(0, ids, do_append_embeds=True, decode=False)
-
-
-def _hand_written(model: Any, lm: LMHFModel) -> HandWritten:
-    slices = _slices(lm)
-    row = _filled(lm, torch.zeros((1, N_TRIGGER), dtype=torch.int64)).input_ids[0]
-    parts = (SliceKey.INPUT_BEFORE, SliceKey.INPUT_AFTER, SliceKey.APPENDED)
-    return HandWritten(model, *(row[slices[part]] for part in parts))
-
-
-def _loss_contestants(
-    hand: HandWritten, shared: LMHFModel, whole: LMHFModel, ids: Tensor
-) -> Contestants:
-    loss = PrefillCELoss()
-    return {
-        "hand-written": lambda: hand.losses(ids),
-        "shared prefix": lambda: shared.compute_loss_from_tokens(ids, loss),
-        "whole inputs": lambda: whole.compute_loss_from_tokens(ids, loss),
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(N_VOCAB)}, unk_token="w0"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words.save(str(folder / "tokenizer.json"))
+    draw = torch.Generator().manual_seed(1)
+    lengths = {"before": N_PREFIX, "trigger": N_TRIGGER, "after": N_AFTER, "target": N_TARGET}
+    problem = {
+        part: " ".join(f"w{i}" for i in torch.randint(1, N_VOCAB, (n,), generator=draw).tolist())
+        for part, n in lengths.items()
     }
+    (folder / "problem.json").write_text(json.dumps(problem), encoding="utf-8")
 
 
-def _gradient_contestants(
-    hand: HandWritten, shared: LMHFModel, whole: LMHFModel, ids: Tensor
-) -> Contestants:
-    loss = PrefillCELoss()
-    return {
-        "hand-written": lambda: hand.gradient(ids),
-        "shared prefix": lambda: shared.compute_grad_from_tokens(loss, ids),
-        "whole inputs": lambda: whole.compute_grad_from_tokens(loss, ids),
-    }
+def _make_environment(peer: str, folder: Path) -> str:
+    python = folder / peer / "bin" / "python"
+    if not python.exists():
+        subprocess.run(["uv", "venv", "--python", PEER_PYTHON, str(folder / peer)], check=True)
+        install = ["uv", "pip", "install", "--python", str(python), PEERS[peer]]
+        subprocess.run(install, check=True)
+    return str(python)
 
 
-def _time_topk(lm: LMHFModel, ids: Tensor, repeats: int) -> None:
-    times = [
-        _time(lambda: lm.compute_topk_from_tokens(PrefillCELoss(), ids, 256).scores)
-        for _ in range(repeats)
-    ]
-    _print_row("top 256", "shared prefix", times, None)
+def _check_losses(workers: dict[str, Worker]) -> None:
+    expected = torch.tensor(workers[HAND].run("losses", 100)["losses"])
+    for name, worker in workers.items():
+        found = torch.tensor(worker.run("losses", 100)["losses"])
+        gap = float((found - expected).abs().max())
+        if gap > TOLERANCE:
+            raise SystemExit(f"{name} has other losses than {HAND}, by up to {gap:.2g}.")
 
 
-def _compare(piece: str, contestants: Contestants, repeats: int) -> None:
-    """Run all once to see that they agree, then time them in turn."""
-    expected = contestants["hand-written"]()
-    for run in contestants.values():
-        torch.testing.assert_close(run(), expected, atol=TOLERANCE, rtol=TOLERANCE)
-    times: dict[str, list[float]] = {name: [] for name in contestants}
+def _time(
+    workers: dict[str, Worker], piece: str, n: int, repeats: int
+) -> dict[str, list[dict[str, float]]]:
+    for worker in workers.values():
+        # Batch sizes are chosen in the first calls.
+        for _ in range(3):
+            worker.run(piece, n)
+    held: dict[str, list[dict[str, float]]] = {name: [] for name in workers}
     for _ in range(repeats):
-        for name, run in contestants.items():
-            times[name].append(_time(run))
-    for name, held in times.items():
-        _print_row(piece, name, held, times["hand-written"])
+        for name, worker in workers.items():
+            held[name].append(worker.run(piece, n))
+    return held
 
 
-def _time(run: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    run()
-    return 1000 * (time.perf_counter() - began)
-
-
-def _print_row(piece: str, name: str, held: list[float], anchor: list[float] | None) -> None:
-    ratio = ""
-    if anchor is not None:
-        ratio = f"{statistics.median(a / b for a, b in zip(held, anchor, strict=True)):.2f}"
-    print(f"{piece:<12}{name:<20}{min(held):>9.1f}{statistics.median(held):>11.1f}{ratio:>8}")
-
-
-class _Verbatim(argparse.RawDescriptionHelpFormatter):
-    """Keeps the line breaks of the description."""
+def _to_rows(piece: str, n: int, held: dict[str, list[dict[str, float]]], clock: str) -> list[str]:
+    ours = [one[clock] for one in held[OURS]]
+    label = piece if n == 1 else f"{piece} {n}"
+    rows: list[str] = []
+    for name, timings in held.items():
+        theirs = [one[clock] for one in timings]
+        ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+        goal = GOALS.get((piece, name))
+        verdict = "" if goal is None else "met" if ratio <= goal else "missed"
+        shown = "" if name == OURS else f"{ratio:.2f}"
+        ms = statistics.median(theirs)
+        rows.append(f"| {label} | {name} | {ms:.1f} | {shown} | {goal or ''} | {verdict} |")
+    return rows
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
