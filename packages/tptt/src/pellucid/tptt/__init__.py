@@ -2,12 +2,24 @@
 
 `linear_attention` applies the delta rule, or a product of several for each token, in time linear in
 the length of the sequence; `delta_rule_recurrent` says what that means, one token after the other.
-`LinearAttentionOp` is the same as a module that remembers.
+`LinearAttention` is a layer of it, and `get_tptt_model` puts such layers beside the softmax
+attention of a pretrained model.
 """
 
 from pellucid.tptt._activation import unlinear_activation
 from pellucid.tptt._chunks import chunk_sequence, fast_invert_matrix, get_valid_chunk_size
 from pellucid.tptt._delta_rule import delta_rule_chunk, delta_rule_step
+from pellucid.tptt._injection import (
+    NoTargetError,
+    find_targets,
+    get_tptt_model,
+    list_liza,
+    set_mag_weight,
+)
+from pellucid.tptt._layouts import extract_layer_idx, find_embedding_lm, split_qkv
+from pellucid.tptt._linear_attention import LinearAttention
+from pellucid.tptt._liza import LiZAttention
+from pellucid.tptt._masks import apply_linear_attention_mask, truncate_attention_mask
 from pellucid.tptt._modes import (
     RECURRENT_MODES,
     ModeError,
@@ -17,6 +29,7 @@ from pellucid.tptt._modes import (
 )
 from pellucid.tptt._naive import delta_rule_recurrent
 from pellucid.tptt._operator import LinearAttentionOp
+from pellucid.tptt._pool import CausalAvgPool1d
 from pellucid.tptt._published import published_operator, sequential_delta_product_scan
 from pellucid.tptt._recurrence import linear_attention
 from pellucid.tptt._stability import describe, ensure_stability, match_dim, soft_clamp
@@ -25,10 +38,15 @@ from pellucid.tptt._virtual import expand_virtual_tokens, expand_writes
 
 __all__ = [
     "RECURRENT_MODES",
+    "CausalAvgPool1d",
     "LCache",
+    "LiZAttention",
+    "LinearAttention",
     "LinearAttentionOp",
     "ModeError",
+    "NoTargetError",
     "RecurrentMode",
+    "apply_linear_attention_mask",
     "chunk_sequence",
     "delta_rule_chunk",
     "delta_rule_recurrent",
@@ -37,14 +55,22 @@ __all__ = [
     "ensure_stability",
     "expand_virtual_tokens",
     "expand_writes",
+    "extract_layer_idx",
     "fast_invert_matrix",
+    "find_embedding_lm",
+    "find_targets",
     "get_mode_name",
+    "get_tptt_model",
     "get_valid_chunk_size",
     "linear_attention",
+    "list_liza",
     "match_dim",
     "parse_mode_name",
     "published_operator",
     "sequential_delta_product_scan",
+    "set_mag_weight",
     "soft_clamp",
+    "split_qkv",
+    "truncate_attention_mask",
     "unlinear_activation",
 ]

@@ -94,7 +94,7 @@ class LinearAttentionOp(nn.Module):
         store = self.linear_cache if linear_cache is None else linear_cache
         entry = (store[self.layer_idx] if use_cache else None) or {}
         state, buffers = entry.get("recurrent_state"), entry.get("qkv")
-        _check_state(state, q, k)
+        check_state(state, q, k)
         precise = torch.promote_types(self.linear_precision, torch.float32)
         # rounded to the precision asked for, then computed in what has a triangular solver
         parts = (x.to(self.linear_precision).to(precise) for x in (q, k, v, gate))
@@ -244,7 +244,12 @@ class LinearAttentionOp(nn.Module):
         return (lengths if offset is None else offset + lengths) % self.max_chunk_size
 
 
-def _check_state(state: Tensor | None, q: Tensor, k: Tensor) -> None:
+def check_state(state: Tensor | None, q: Tensor, k: Tensor) -> None:
+    """Check that a state, if there is one, is that of inputs like these.
+
+    Raises:
+        ArgumentError: (a ValueError) If it is not.
+    """
     if state is None:
         return
     batch, heads, _, width = k.shape

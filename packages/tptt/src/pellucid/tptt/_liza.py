@@ -1,0 +1,305 @@
+"""Linear attention injected into an attention module of a pretrained model."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from pellucid.core import ArgumentError
+from pellucid.tptt._layouts import find_head_sizes, require_layout
+from pellucid.tptt._linear_attention import LinearAttention
+from pellucid.tptt._masks import narrow_mask
+from pellucid.tptt._memory import CacheMemory
+from pellucid.tptt._states import LCache
+
+_SCALE_EPS = 1e-5
+_CACHE_NAMES = ("past_key_values", "past_key_value", "layer_past")
+
+
+class LiZAttention(nn.Module):
+    """An attention module with linear attention beside it, mixed by a fixed weight.
+
+    The output is (1 - μ)·base + μ·linear, with μ = `mag_weight` ("memory as gate", arXiv
+    2506.17671). Queries, keys and values are those that the module projects anyway, before rotary
+    embeddings: they are read where they are made. Where the mixture allows, both branches go
+    through the output projection together. With μ = 0 the module is the base module bit for bit,
+    and no linear branch is computed.
+
+    The linear branch remembers in the cache that the base module is given.
+
+    Args:
+        base_attn: The attention module; it keeps its weights and the names below it.
+        layer_idx: The number of its layer.
+        base_config: The config of its model, for what the module does not say.
+        linear_cache: Shows what is remembered, see `LCache`.
+        operator_mode: The name of a recurrent mode.
+        recurrent_config: The parts of a mode, in place of its name.
+        max_self_attn_length: How many tokens softmax attention sees, itself included; all of them
+            when omitted.
+        base_scale_attn: Whether to multiply the linear branch by the root mean square of the base's
+            output, per token.
+        mag_weight: μ, from 0 to 1.
+        cross_gate: Whether to add the product of the two branches as they are mixed.
+        max_chunk_size: See `LinearAttentionOp`.
+        linear_precision: A dtype, or its name.
+        padding_side: Kept for its readers; masks are understood on either side.
+        disable_linear_attn: Whether to leave the linear branch out.
+        bidirectional: See `LinearAttention`.
+        pooling_config: See `LinearAttention`.
+        compat: See `LinearAttentionOp`.
+        gate_granularity: See `LinearAttention`.
+
+    Raises:
+        RequirementError: (a TypeError) If the module has no separable queries, keys and values.
+        ArgumentError: (a ValueError) If an argument is not of the kind described.
+    """
+
+    def __init__(
+        self,
+        base_attn: nn.Module,
+        layer_idx: int,
+        base_config: Any,
+        linear_cache: LCache | None = None,
+        operator_mode: str = "delta_rule",
+        recurrent_config: Mapping[str, Any] | None = None,
+        max_self_attn_length: int | None = None,
+        base_scale_attn: bool = False,
+        mag_weight: float = 0.5,
+        cross_gate: bool = False,
+        max_chunk_size: int = 64,
+        linear_precision: str | torch.dtype = "float32",
+        padding_side: str = "right",
+        disable_linear_attn: bool = False,
+        bidirectional: bool = False,
+        pooling_config: Mapping[str, Any] | None = None,
+        *,
+        compat: str | None = None,
+        gate_granularity: str = "channel",
+    ) -> None:
+        super().__init__()
+        if max_self_attn_length is not None and max_self_attn_length < 1:
+            raise ArgumentError(
+                f"max_self_attn_length must be 1 or more, got {max_self_attn_length!r}."
+            )
+        self._layout = require_layout(base_attn)
+        self._sizes = find_head_sizes(base_attn, base_config)
+        self.base_attn = base_attn
+        self.base_config = base_config
+        self.layer_idx = layer_idx
+        self.linear_cache = linear_cache if linear_cache is not None else LCache()
+        self.max_self_attn_length = max_self_attn_length
+        self.base_scale_attn = base_scale_attn
+        self.cross_gate = cross_gate
+        self.disable_linear_attn = disable_linear_attn
+        self.mag_weight = mag_weight
+        self.linear_attn = LinearAttention(
+            hidden_dim=self._sizes.heads * self._sizes.width,
+            num_heads=self._sizes.heads,
+            head_dim=self._sizes.width,
+            num_key_value_heads=self._sizes.kv_heads,
+            linear_precision=resolve_dtype(linear_precision),
+            padding_side=padding_side,
+            shared_attn=True,
+            layer_idx=layer_idx,
+            operator_mode=operator_mode,
+            recurrent_config=recurrent_config,
+            linear_cache=self.linear_cache,
+            max_chunk_size=max_chunk_size,
+            bidirectional=bidirectional,
+            pooling_config=pooling_config,
+            compat=compat,
+            gate_granularity=gate_granularity,
+        )
+        self.train(base_attn.training)
+        self._hooked: tuple[tuple[nn.Module, RemovableHandle], ...] = ()
+        self._projected: list[Tensor | None] = []
+        self._linear_options: dict[str, Any] | None = None
+        self._mixes_inside = False
+        self._hook()
+
+    @property
+    def mag_weight(self) -> float:
+        """The share of linear attention in the output, from 0 to 1."""
+        return self._mag_weight
+
+    @mag_weight.setter
+    def mag_weight(self, weight: float) -> None:
+        if not 0 <= weight <= 1:
+            raise ArgumentError(f"mag_weight must be from 0 to 1, got {weight!r}.")
+        self._mag_weight = float(weight)
+
+    @property
+    def is_sliding(self) -> bool:
+        """Whether the base module sees a window of tokens only."""
+        return bool(getattr(self.base_attn, "is_sliding", False))
+
+    def forward(
+        self,
+        hidden_states: Float[Tensor, "batch pos d_model"],
+        attention_mask: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Return what the base module returns, its output mixed with linear attention.
+
+        Args:
+            hidden_states: The tokens.
+            attention_mask: Given to the base module as it is, but for `max_self_attn_length`.
+            **kwargs: Given to the base module.
+        """
+        cache = next((kwargs[name] for name in _CACHE_NAMES if kwargs.get(name) is not None), None)
+        options = self._read_mask(attention_mask, cache)
+        if self.max_self_attn_length is not None:
+            attention_mask = self._narrow(attention_mask, hidden_states, options, cache)
+        crosses = kwargs.get("encoder_hidden_states") is not None
+        if self.disable_linear_attn or self.mag_weight == 0 or crosses:
+            return self.base_attn(hidden_states, attention_mask=attention_mask, **kwargs)
+        self._hook()
+        inside = self._can_mix_inside()
+        try:
+            self._projected = [None] * len(self._layout.projections)
+            self._linear_options, self._mixes_inside = options, inside
+            returned = self.base_attn(hidden_states, attention_mask=attention_mask, **kwargs)
+            if inside:
+                return returned
+            first, rest = (
+                (returned[0], returned[1:]) if isinstance(returned, tuple) else (returned, None)
+            )
+            linear = self._run_linear()
+            self._linear_options = None  # the projection out is now used for the linear branch
+            if self._layout.out is not None:
+                linear = getattr(self.base_attn, self._layout.out)(linear)
+            mixed = self._mix(first, linear)
+            return mixed if rest is None else (mixed, *rest)
+        finally:
+            self._projected, self._linear_options = [], None
+
+    def extra_repr(self) -> str:
+        """Name the weight in what `print` shows."""
+        return f"layer_idx={self.layer_idx}, mag_weight={self.mag_weight}"
+
+    def _read_mask(self, mask: Any, cache: Any) -> dict[str, Any]:
+        """Return how the linear branch shall be called."""
+        if cache is None:
+            return {"attn_mask": mask}
+        memory = CacheMemory(cache)
+        layers = getattr(cache, "self_attention_cache", cache).layers
+        layer = layers[self.layer_idx] if self.layer_idx < len(layers) else None
+        first = None
+        if layer is not None and layer.get_max_length() > 0 and not layer.is_sliding:
+            first = int(layer.get_seq_length())
+        self.linear_cache.follow(memory)
+        return {"attn_mask": mask, "use_cache": True, "linear_cache": memory, "first": first}
+
+    def _narrow(self, mask: Any, x: Tensor, options: Mapping[str, Any], cache: Any) -> Any:
+        assert self.max_self_attn_length is not None
+        first, columns = options.get("first"), None
+        if first is not None:  # a cache of fixed size, whose rows are all there from the start
+            columns = int(cache.get_max_length(self.layer_idx))
+        else:
+            seen = 0 if cache is None else int(cache.get_seq_length(self.layer_idx))
+            first = seen if mask is None else mask.shape[-1] - x.shape[1]
+        config = getattr(self.base_attn, "config", self.base_config)
+        return narrow_mask(
+            mask,
+            x,
+            window=self.max_self_attn_length,
+            first=first,
+            columns=columns,
+            implementation=getattr(config, "_attn_implementation", None) or "eager",
+            is_causal=bool(getattr(self.base_attn, "is_causal", True)),
+        )
+
+    def _can_mix_inside(self) -> bool:
+        """Whether both branches can go through the projection out at once.
+
+        They can where the mixture is linear, and no dropout treats the two differently.
+        """
+        if self._layout.out is None or self.cross_gate or self.base_scale_attn:
+            return False
+        out = getattr(self.base_attn, self._layout.out)
+        return not (self.training and any(isinstance(m, nn.Dropout) and m.p for m in out.modules()))
+
+    def _run_linear(self) -> Tensor:
+        outs = [out for out in self._projected if out is not None]
+        if len(outs) < len(self._projected):
+            raise ArgumentError(
+                f"{type(self.base_attn).__name__} did not use its projections "
+                f"{', '.join(self._layout.projections)}: its linear branch has nothing to work on."
+            )
+        assert self._linear_options is not None
+        q, k, v = self._layout.split(self._sizes, outs)
+        return self.linear_attn([q, k, v], **self._linear_options)
+
+    def _mix(self, base: Tensor, linear: Tensor) -> Tensor:
+        if self.base_scale_attn:
+            size = base.float().square().mean(dim=-1, keepdim=True).add(_SCALE_EPS).sqrt()
+            linear = linear * size.to(linear.dtype)
+        base, linear = (1 - self.mag_weight) * base, self.mag_weight * linear
+        return base + linear + base * linear if self.cross_gate else base + linear
+
+    def _hook(self) -> None:
+        """Read the projections where they are made, also after others have replaced them."""
+        names = (*self._layout.projections, *([self._layout.out] if self._layout.out else []))
+        modules = tuple(getattr(self.base_attn, name) for name in names)
+        if len(modules) == len(self._hooked) and all(
+            module is hooked for module, (hooked, _) in zip(modules, self._hooked, strict=True)
+        ):
+            return
+        for _, handle in self._hooked:
+            handle.remove()
+        hooks: list[tuple[nn.Module, RemovableHandle]] = []
+        for place, module in enumerate(modules):
+            if place < len(self._layout.projections):
+                handle = module.register_forward_hook(_Keep(self, place))
+            else:
+                handle = module.register_forward_pre_hook(_Mix(self))
+            hooks.append((module, handle))
+        # Kept out of the registry of modules: they are those of the base module.
+        object.__setattr__(self, "_hooked", tuple(hooks))
+
+    def _keep(self, place: int, out: Tensor) -> None:
+        if self._linear_options is not None:
+            self._projected[place] = out
+
+    def _mix_before_projection(self, merged: Tensor) -> Tensor | None:
+        if self._linear_options is None or not self._mixes_inside:
+            return None
+        linear = self._run_linear()
+        return (1 - self.mag_weight) * merged + self.mag_weight * linear.reshape(merged.shape)
+
+
+class _Keep:
+    """Keeps what a projection returns."""
+
+    def __init__(self, owner: LiZAttention, place: int) -> None:
+        self._owner = owner
+        self._place = place
+
+    def __call__(self, _module: nn.Module, _args: Any, out: Any) -> None:
+        self._owner._keep(self._place, out)  # pyright: ignore[reportPrivateUsage] - its own hook
+
+
+class _Mix:
+    """Mixes linear attention into what a projection out is given."""
+
+    def __init__(self, owner: LiZAttention) -> None:
+        self._owner = owner
+
+    def __call__(self, _module: nn.Module, args: Any) -> Any:
+        mixed = self._owner._mix_before_projection(args[0])  # pyright: ignore[reportPrivateUsage] - its own hook
+        return None if mixed is None else (mixed, *args[1:])
+
+
+def resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """Return a dtype, by itself or by name.
+
+    Raises:
+        ArgumentError: (a ValueError) If no dtype has that name.
+    """
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype):
+        raise ArgumentError(f"no dtype is called {dtype!r}. Use one such as 'float32'.")
+    return found
