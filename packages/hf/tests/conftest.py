@@ -102,7 +102,8 @@ _SIZES = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 512,
 }
-_WINDOW = {"sliding_window": 7}
+# Shorter than the prefixes of tests, and over two layers long enough to see the trigger.
+_WINDOW = {"sliding_window": 12}
 _EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 _ARCHITECTURES = {
     "qwen3": ("Qwen3", {"head_dim": 8}),

@@ -3,10 +3,18 @@
 import jaxtyping
 import pytest
 import torch
+from transformers import BertConfig, BertForSequenceClassification
 
 from pellucid.core import OPTIMIZED_TRIGGER_PLACEHOLDER as P
 from pellucid.core import InputsNotSetError, MessageTargets, PellucidError, Targets
-from pellucid.hf import HuggingFaceTokenInputManager, LMHFModel, ModelLoadError
+from pellucid.hf import (
+    ClassifierHFModel,
+    CLIPTextEncoderHFModel,
+    EncoderHFModel,
+    HuggingFaceTokenInputManager,
+    LMHFModel,
+    ModelLoadError,
+)
 from pellucid.testing import (
     tiny_bert,
     tiny_gpt2,
@@ -78,6 +86,55 @@ def test_absent_cuda(tmp_path):
         LMHFModel(str(tmp_path), device="cuda", tokenizer=tiny_tokenizer())
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
+@pytest.mark.parametrize("model_class", [EncoderHFModel, ClassifierHFModel, CLIPTextEncoderHFModel])
+def test_absent_cuda_for_every_model(model_class, tmp_path):
+    with pytest.raises(ValueError, match=r"device='cuda', but there is no CUDA here\. Use 'cpu'"):
+        model_class(str(tmp_path), device="cuda", tokenizer=tiny_wordpiece_tokenizer())
+
+
+def build_classifier():
+    config = BertConfig(
+        vocab_size=len(tiny_wordpiece_tokenizer()),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=512,
+    )
+    with torch.random.fork_rng():
+        return BertForSequenceClassification(config)
+
+
+@pytest.mark.parametrize(
+    ("model_class", "build"),
+    [(EncoderHFModel, tiny_bert), (ClassifierHFModel, build_classifier)],
+)
+def test_readers_refuse_what_does_not_fit_before_any_pass(model_class, build):
+    with pytest.raises(ValueError, match=r"ids, the model embeds \d+: they do not belong together"):
+        model_class(build(), tokenizer=tiny_tokenizer())
+    model = model_class(build(), tokenizer=tiny_wordpiece_tokenizer())
+    model._model.forward = lambda *_, **__: pytest.fail("a forward pass was made")
+    with pytest.raises(ValueError, match="target response '' has no tokens"):
+        model.set_inputs_from_tokens([f"The {P}"], Targets(target_response_strs=[""]))
+    with pytest.raises(ValueError, match=r"positions, the model has 512"):
+        model.set_inputs_from_tokens(["cat " * 600 + P])
+    with pytest.raises(ValueError, match=r"an input takes \d+ positions, the model has 512"):
+        model(["cat " * 600])
+
+    class Closed(torch.nn.Module):
+        config = BertConfig()
+
+        def forward(self, input_ids):
+            return input_ids
+
+        weight = torch.nn.Parameter(torch.zeros(1))
+
+    Closed.__name__ = "ClosedForSequenceClassification"
+    with pytest.raises(TypeError, match="takes no inputs_embeds"):
+        model_class(Closed(), tokenizer=tiny_wordpiece_tokenizer())
+
+
 def test_models_and_tokenizers_that_do_not_fit():
     with pytest.raises(ValueError, match="384 ids, the model embeds 300"):
         LMHFModel(tiny_llama(vocab_size=300), tokenizer=tiny_tokenizer())
@@ -100,7 +157,7 @@ def test_models_and_tokenizers_that_do_not_fit():
     [
         ([], "at least one template"),
         (["no slot"], "holds .* 0 times"),
-        ([f"{P} {P}"], "2 times"),
+        ([f"{P} {P}"], "the same kind of space stand before every placeholder"),
         ([f"{P} " + "word " * 600], "positions, the model has 512"),
         ([[{"role": "user"}]], "keys 'role' and 'content'"),
     ],

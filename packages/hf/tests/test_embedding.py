@@ -1,5 +1,7 @@
 """Effective embeddings: what the model makes of a token, scaling included."""
 
+import weakref
+
 import pytest
 import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
@@ -46,6 +48,44 @@ def test_a_scaled_table_is_what_the_module_computes(made, candidates):
     at_embeds = lm.compute_grad_from_embeds(made.PrefillCE(), scaled[candidates])
     at_tokens = lm.compute_grad_from_tokens(made.PrefillCE(), candidates)
     torch.testing.assert_close(at_tokens, at_embeds @ scaled.mT, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_scaled_table_is_held_once(dtype):
+    layer = tiny_gemma3().to(dtype).get_input_embeddings()
+    table = EmbeddingTable(layer)
+    assert table._scale is not None
+    expected = layer(torch.arange(384)).detach()
+    assert torch.equal(table.rows(100, 200), expected[100:200])
+    matrix = table.matrix
+    assert torch.equal(matrix, expected)
+    assert table.matrix is matrix
+    held = weakref.ref(matrix)
+    del matrix
+    assert held() is None, "a second copy of the table is kept"
+
+
+def test_new_weights_make_a_new_table():
+    lm = LMHFModel(tiny_gemma3(), tokenizer=tiny_tokenizer())
+    before = lm.effective_embedding_matrix
+    with torch.no_grad():
+        lm.embedding_layer.weight.mul_(2)
+    torch.testing.assert_close(lm.effective_embedding_matrix, 2 * before)
+
+
+def test_a_lookup_that_does_more_than_scale_is_asked():
+    class Shifted(torch.nn.Embedding):
+        embed_scale = 2.0
+
+        def forward(self, ids):
+            return 2.0 * super().forward(ids) + ids[..., None]
+
+    layer = Shifted(100, 4)
+    table = EmbeddingTable(layer)
+    assert table._scale is None
+    expected = layer(torch.arange(100)).detach()
+    assert torch.equal(table.rows(3, 9), expected[3:9])
+    assert torch.equal(table.matrix, expected)
 
 
 def test_padded_rows_belong_to_the_vocabulary():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, one_hot
 from transformers import (
     LlamaConfig,
     LlamaModel,
@@ -114,20 +114,74 @@ def test_both_flows_and_both_gradients_agree(name):
     torch.testing.assert_close(by_texts, by_tokens, atol=1e-5, rtol=0)
 
 
-def test_losses_equal_those_of_one_candidate_at_a_time():
-    model, tokenizer = tiny_bert(), tiny_wordpiece_tokenizer()
-    encoder = EncoderHFModel(model, tokenizer=tokenizer, forward_pass_batch_size=2)
+@pytest.fixture(params=MODELS)
+def ready(request):
+    """An encoder of each architecture in turn, with one template, candidates and the target."""
+    encoder = EncoderHFModel(MODELS[request.param](), tokenizer=tiny_wordpiece_tokenizer())
     target = torch.randn((1, 32), generator=torch.Generator().manual_seed(0))
     encoder.set_inputs_from_tokens(TEMPLATES[:1], Targets(target_vectors=target))
-    rows = torch.randint(5, len(tokenizer), (5, 3), generator=torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(1)
+    rows = torch.randint(5, encoder.vocab_size, (5, 3), generator=generator)
+    return encoder, rows, target[0]
+
+
+def test_losses_equal_those_of_one_candidate_at_a_time(ready):
+    encoder, rows, target = ready
+    tokenizer = tiny_wordpiece_tokenizer()
     losses = encoder.compute_loss_from_tokens(rows, TowardsVector())
     before = tokenizer("The cat", add_special_tokens=False)["input_ids"]
     after = tokenizer("sees", add_special_tokens=False)["input_ids"]
     cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
     for row, loss in zip(rows.tolist(), losses, strict=True):
-        vector = naive_vector(model, [cls, *before, *row, *after, sep])
-        expected = 1 - torch.cosine_similarity(vector, target[0], dim=0)
+        vector = naive_vector(encoder._model, [cls, *before, *row, *after, sep])
+        expected = 1 - torch.cosine_similarity(vector, target, dim=0)
         torch.testing.assert_close(loss, expected, atol=1e-5, rtol=0)
+
+
+def test_order_company_and_chunks_change_nothing(ready):
+    encoder, rows, _ = ready
+    whole = encoder.compute_loss_from_tokens(rows, TowardsVector())
+    others = [encoder.compute_loss_from_tokens(rows.flip(0), TowardsVector()).flip(0)]
+    others.append(
+        torch.cat([encoder.compute_loss_from_tokens(row[None], TowardsVector()) for row in rows])
+    )
+    for size in (1, 2):
+        encoder._forward_pass_batch_size = size
+        others.append(encoder.compute_loss_from_tokens(rows, TowardsVector()))
+    for other in others:
+        torch.testing.assert_close(other, whole, atol=1e-5, rtol=0)
+
+
+def test_gradients_are_those_of_one_hot_tokens_and_finite_differences(ready):
+    encoder, rows, target = ready
+    loss, table = TowardsVector(), encoder.effective_embedding_matrix
+    weights = one_hot(rows, encoder.vocab_size).float().requires_grad_()
+    inputs = encoder._token_input_manager.get_triggered_inputs(
+        0, rows, trigger_embeds=weights @ table
+    )
+    states = encoder._model(inputs_embeds=inputs.input_embeds).last_hidden_state
+    (expected,) = torch.autograd.grad(loss(states.mean(dim=1), target).sum(), weights)
+    found = encoder.compute_grad_from_tokens(loss, rows)
+    scale = expected.abs().max()
+    torch.testing.assert_close(found / scale, expected / scale, rtol=1e-5, atol=1e-5)
+    embeds = table[rows[:1]]
+    grad = encoder.compute_grad_from_embeds(loss, embeds)
+    step = 1e-3 * embeds.norm() * grad / grad.norm()
+    up, down = (
+        encoder.compute_grad_from_embeds(loss, embeds + sign * step, return_loss=True)[1]
+        for sign in (1, -1)
+    )
+    slope = (up - down).item() / (2 * step.norm().item())
+    assert slope == pytest.approx(grad.norm().item(), rel=1e-2)
+
+
+def test_roberta_counts_positions_from_the_one_after_padding():
+    encoder = EncoderHFModel(MODELS["roberta"](), tokenizer=tiny_wordpiece_tokenizer())
+    limit = 128 - tiny_wordpiece_tokenizer().pad_token_id - 1
+    text = "cat " * (limit - 2)
+    assert encoder([text]).shape == (1, 32)
+    with pytest.raises(ValueError, match=f"the model has {limit}"):
+        encoder([text + "cat"])
 
 
 def test_bad_input():
