@@ -12,7 +12,7 @@ import pytest
 from pellucid.recipes import RecipeConfig, ResultsTable, carry_out, load_rows
 
 SEEDS = range(4)
-N_STEPS = 40
+N_STEPS = 20
 ARGUMENTS = [
     "recipe=gcg__zou2023",
     "model=zoo:tiny-chat",

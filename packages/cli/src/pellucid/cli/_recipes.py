@@ -75,7 +75,7 @@ def read_request(
         PellucidError: If anything is not as it must be.
     """
     held = {} if path is None else RecipeConfig.load(path).to_mapping()
-    merged = {"model": _DEFAULT_MODEL, **held, **options}
+    merged: dict[str, Any] = {"model": _DEFAULT_MODEL, **held, **options}
     if "recipe" not in merged:
         raise ArgumentError(
             "no recipe is named. Write pellucid recipes run NAME, or give --config FILE; "

@@ -58,7 +58,7 @@ def _job(settings: object) -> float | None:
     """Make one run; returned is its best loss, which a sweeper may lower."""
     from omegaconf import OmegaConf  # noqa: PLC0415 - an extra
 
-    held: Any = OmegaConf.to_container(settings, resolve=True)  # pyright: ignore[reportArgumentType]
+    held: Any = OmegaConf.to_container(settings, resolve=True)
     plain = dict(held)
     out = plain.pop("out")
     row = carry_out(RecipeConfig.from_mapping(plain), str(out), progress=True)
