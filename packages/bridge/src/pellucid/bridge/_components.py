@@ -9,10 +9,11 @@ from pellucid.bridge._points import HookPoint
 
 
 class Component:
-    """A named part of a model. Reading an attribute finds, in this order:
+    """A named part of a model.
 
-    a hook point (`bridge.blocks[0].attn.hook_pattern`), a part of this part (`.attn.q`), and an
-    attribute of the module that stands behind it (`.attn.head_dim`).
+    Reading an attribute finds a hook point (`bridge.blocks[0].attn.hook_pattern`), else a part of
+    this part (`.attn.q`), else an attribute of the module that stands behind it
+    (`.attn.head_dim`).
 
     Args:
         bridge: The bridge.

@@ -97,7 +97,7 @@ def _name_stacks(stacks: dict[str, nn.ModuleList]) -> list[str]:
 
 def _find_parts(model: Any, trace: Trace, stacks: dict[str, nn.ModuleList]) -> dict[str, str]:
     paths = {module: path for path, module in model.named_modules()}
-    path, blocks = list(stacks.items())[-1]
+    blocks = list(stacks.values())[-1]
     inside = {module for held in stacks.values() for module in held.modules()}
     parts: dict[str, str] = {}
     embed, unembed = model.get_input_embeddings(), model.get_output_embeddings()

@@ -13,7 +13,7 @@ from pellucid.core import ArgumentError
 HookKey: TypeAlias = str | tuple[str | int | None, ...]
 """A full name, a short name, or (short name, layer) or (short name, layer, part of the block)."""
 
-NamesFilter: TypeAlias = None | HookKey | Iterable[HookKey] | Callable[[str], bool]
+NamesFilter: TypeAlias = HookKey | Iterable[HookKey] | Callable[[str], bool] | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,8 @@ from pellucid.bridge._weights import bias_of, weight_in_out
 
 Fire = Callable[[Tensor], Tensor]
 
+_WHOLE = Whole()
+
 
 @runtime_checkable
 class Tap(Protocol):
@@ -31,7 +33,7 @@ class Passing:
 
     module: nn.Module
     side: Side
-    view: View = Whole()
+    view: View = _WHOLE
     item: int = 0
 
     @property
