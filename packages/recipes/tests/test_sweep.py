@@ -83,7 +83,7 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(tmp_path):
     assert folders[0].row.stat().st_mtime_ns == written
     rows = {row["key"]: row for row in load_rows(out / "results.jsonl")}
     assert {row["status"] for row in rows.values()} == {"finished"}
-    for config in configs:
+    for config in configs[:2]:
         whole = carry_out(config, tmp_path / "whole")
         for name in ("best_loss", "best_trigger", "initial_loss", "steps", "stop_reason"):
             assert rows[config.key][name] == whole[name]

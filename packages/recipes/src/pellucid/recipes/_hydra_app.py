@@ -14,6 +14,11 @@ from pellucid.recipes._execution import carry_out
 _CONFIG_PATH = str(Path(__file__).parent / "conf")
 _OPEN = re.compile(r"(overrides|loss_overrides|budget)\.")
 _MULTIRUN = ("-m", "--multirun")
+# Lists in the configuration would not give way to a mapping of targets.
+_TASK = {
+    "templates": ["What colour is Mira's bicycle? {{OPTIMIZED_TRIGGER}}"],
+    "targets": ["Mira's bicycle is purple."],
+}
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -61,6 +66,8 @@ def _job(settings: object) -> float | None:
     held: Any = OmegaConf.to_container(settings, resolve=True)
     plain = dict(held)
     out = plain.pop("out")
+    if plain.get("templates") is None:
+        plain.update(_TASK)
     row = carry_out(RecipeConfig.from_mapping(plain), str(out), progress=True)
     _LOGGER.info("%s %s seed %s: %s", row["key"], row["recipe"], row["seed"], row["status"])
     return row.get("best_loss")
