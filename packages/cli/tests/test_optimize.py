@@ -297,3 +297,24 @@ def test_a_start_of_another_number_of_parts_is_refused(tiny, asked, tmp_path):
     done = tiny("optimize", gap, *rest, "--out", tmp_path / "run")
     assert "{{OPTIMIZED_TRIGGER_2}} in none of them" in done.err
     assert not (tmp_path / "run").exists()
+
+
+def test_two_parts_are_searched_on_a_trained_model(command, tmp_path):
+    done = command(
+        "optimize",
+        "--template={{OPTIMIZED_TRIGGER_1}} What colour is the sky? {{OPTIMIZED_TRIGGER_2}}",
+        "--target=The sky is green.",
+        "--initial-trigger=! !",
+        "--initial-trigger=! ! !",
+        "--candidates=8",
+        "--topk=8",
+        "--steps=2",
+        "--seed=0",
+        "--out",
+        tmp_path / "run",
+    )
+    assert done.code == 0, done.err
+    result = read(tmp_path / "run" / "result.json")
+    assert len(result["best_trigger_parts"]) == 2
+    assert len(result["best_trigger_tokens"]) == 5
+    assert math.isclose(result["verified_loss"], result["best_loss"], abs_tol=1e-3)
