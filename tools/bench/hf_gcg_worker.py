@@ -152,11 +152,11 @@ def pellucid(problem: Problem) -> Pieces:
 
 def tropt(problem: Problem) -> Pieces:
     """Return the pieces of TROPT."""
-    from tropt.common import OPTIMIZED_TRIGGER_PLACEHOLDER, Targets  # noqa: PLC0415 - only here
-    from tropt.loss.losses import PrefillCELoss  # noqa: PLC0415
-    from tropt.model.huggingface.lm import LMHFModel  # noqa: PLC0415
-    from tropt.optimizer.gcg_optimizer import GCGOptimizer  # noqa: PLC0415
-    from tropt.optimizer.utils.retokenization import retokenize_filtering  # noqa: PLC0415
+    from tropt.common import OPTIMIZED_TRIGGER_PLACEHOLDER, Targets  # noqa: PLC0415 # pyright: ignore[reportMissingImports] - a peer
+    from tropt.loss.losses import PrefillCELoss  # noqa: PLC0415 # pyright: ignore[reportMissingImports] - a peer
+    from tropt.model.huggingface.lm import LMHFModel  # noqa: PLC0415 # pyright: ignore[reportMissingImports] - a peer
+    from tropt.optimizer.gcg_optimizer import GCGOptimizer  # noqa: PLC0415 # pyright: ignore[reportMissingImports] - a peer
+    from tropt.optimizer.utils.retokenization import retokenize_filtering  # noqa: PLC0415 # pyright: ignore[reportMissingImports] - a peer
 
     problem.tokenizer.save_pretrained(problem.folder)
     lm: Any = LMHFModel(str(problem.folder), loaded_model=problem.model)
@@ -182,7 +182,7 @@ def tropt(problem: Problem) -> Pieces:
 
 def nanogcg(problem: Problem) -> Pieces:
     """Return the pieces of nanoGCG."""
-    from nanogcg.gcg import GCG, GCGConfig, filter_ids  # noqa: PLC0415 - only here
+    from nanogcg.gcg import GCG, GCGConfig, filter_ids  # noqa: PLC0415 # pyright: ignore[reportMissingImports] - a peer
 
     prompt = f"{problem.before} {{optim_str}} {problem.after}"
 

@@ -322,3 +322,31 @@ def test_a_cache_of_the_caller_is_refused(made, few):
     lm = prepare(tiny_llama(), made)
     with pytest.raises(ValueError, match=r"holds \['past_key_values'\], expected the prefix"):
         lm.invoke_from_tokens(few, input_prefix_cache_kwargs={"past_key_values": None})
+
+
+@pytest.mark.parametrize("kind", ["QuantizedCache", "StaticCache"])
+def test_other_caches_of_transformers_get_whole_inputs_and_a_reason(kind, made, few):
+    import transformers
+
+    cache_class = getattr(transformers, kind)
+
+    def give(result):
+        # What such a cache holds does not matter: it is not looked into.
+        result.past_key_values = cache_class.__new__(cache_class)
+        return result
+
+    lm, expected = prepare(tiny_llama(), made), prepare(tiny_llama(), made, use_prefix_cache=False)
+    forward = lm._model.forward
+
+    def wrapped(input_ids=None, past_key_values=None, use_cache=None, **arguments):
+        result = forward(
+            input_ids=input_ids, past_key_values=past_key_values, use_cache=use_cache, **arguments
+        )
+        return give(result) if use_cache else result
+
+    lm._model.forward = wrapped
+    close(
+        lm.compute_loss_from_tokens(few, made.PrefillCE()),
+        expected.compute_loss_from_tokens(few, made.PrefillCE()),
+    )
+    assert f"is a {kind}, not a DynamicCache" in lm.prefix_cache_report[0].reason
