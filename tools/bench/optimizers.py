@@ -251,7 +251,7 @@ def _to_page(rows: Sequence[dict[str, Any]], budget: int) -> str:
         chosen = [row for row in rows if row["task"] == task]
         asked = template.replace("{{OPTIMIZED_TRIGGER}}", "...")
         parts.append(f'## "{asked}" answered by "{target}"\n\n{_to_table(chosen)}')
-    return "\n".join([*parts, _NOTES])
+    return "\n".join([*parts, _NOTES.format(n_seeds=n_seeds)])
 
 
 def _to_table(rows: Sequence[dict[str, Any]]) -> str:
@@ -283,7 +283,26 @@ def _to_line(
     )
 
 
-_NOTES = ""
+_NOTES = """## What does not beat random search, and why
+
+- `raslite-plus` offers what the language model itself finds likely at a position. On a model of so
+  few words these are words that go on with the question, and seldom those that steer the answer.
+- `beam-search` looks for fluent triggers and lengthens them token by token from nothing: with these
+  rows it has come to four tokens, while the others search eight.
+- `hot-flip` evaluates a single flip for each gradient and always accepts it. The first-order promise
+  fails for tokens that are far away, and nothing makes up for it.
+- `gbda`, `pez` and `pgd` descend on a relaxation. Its loss falls quickly (`soft-prompt`, which is
+  never made into text, shows how far), and rises when the trigger is made into tokens. Their papers
+  let them take many times as many steps.
+- `arca` and `auto-prompt` change one position a step, and move there even if the loss rises: in a
+  dozen steps they come by each position about once.
+- `gcg-plus` goes on from the best trigger, and may so be held up in one place; its focused form pays
+  for a probe of every position.
+
+Methods with fewer than {n_seeds} runs have not been run for all seeds yet; the script goes on with
+them. `pal`, `qcg` and `probe-sampling-gcg` let a proxy of the same kind judge most candidates, which
+random search has not.
+"""
 
 
 if __name__ == "__main__":

@@ -67,12 +67,13 @@ def test_what_runs_ask_together_is_one_call(make_optimizer, targets, monkeypatch
         make_optimizer(num_steps=2),
         lambda o: run_together(o, targets, initial_triggers=start),
     )
-    limit = single + 2 if type(make_optimizer()).__name__ not in MANY_ROUNDS else 2 * single
+    limit = single + 2 if type(make_optimizer()).__name__ not in MANY_ROUNDS else 3 * single
     assert together <= limit
 
 
-# Optimizers whose runs may differ in the number of rounds of a step, or in templates.
+# Optimizers whose runs may differ in the number of rounds of a step, in templates or in length.
 MANY_ROUNDS = {
+    "VariableLengthGCGOptimizer",
     "GASLITEOptimizer",
     "GASLITEPlusOptimizer",
     "RASLITEPlusOptimizer",
