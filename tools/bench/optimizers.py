@@ -289,19 +289,19 @@ _NOTES = """## What does not beat random search, and why
   few words these are words that go on with the question, and seldom those that steer the answer.
 - `beam-search` looks for fluent triggers and lengthens them token by token from nothing: with these
   rows it has come to four tokens, while the others search eight.
-- `hot-flip` evaluates a single flip for each gradient and always accepts it. The first-order promise
-  fails for tokens that are far away, and nothing makes up for it.
+- `hot-flip` evaluates a single flip for each gradient and always accepts it. The first-order
+  promise fails for tokens that are far away, and nothing makes up for it.
 - `gbda`, `pez` and `pgd` descend on a relaxation. Its loss falls quickly (`soft-prompt`, which is
   never made into text, shows how far), and rises when the trigger is made into tokens. Their papers
   let them take many times as many steps.
 - `arca` and `auto-prompt` change one position a step, and move there even if the loss rises: in a
   dozen steps they come by each position about once.
-- `gcg-plus` goes on from the best trigger, and may so be held up in one place; its focused form pays
-  for a probe of every position.
+- `gcg-plus` goes on from the best trigger, and may so be held up in one place; its focused form
+  pays for a probe of every position.
 
 Methods with fewer than {n_seeds} runs have not been run for all seeds yet; the script goes on with
-them. `pal`, `qcg` and `probe-sampling-gcg` let a proxy of the same kind judge most candidates, which
-random search has not.
+them. `pal`, `qcg` and `probe-sampling-gcg` let a proxy of the same kind judge most candidates,
+which random search has not.
 """
 
 
