@@ -7,6 +7,8 @@ from torch.nn.functional import cross_entropy
 
 from pellucid.core import ArgumentError
 
+_MAX_COPIED = 2**22
+
 IGNORE_INDEX = -100
 """The token id that marks a target position as not counted."""
 
@@ -47,14 +49,23 @@ def token_nll(
     Returns:
         Float, of shape (batch, target_pos); 0 where the token is `IGNORE_INDEX`.
     """
+    ids = token_ids.to(logits.device, torch.int64).expand(logits.shape[:2])
+    # cross_entropy copies its logits; without a gradient, a part of them at a time is enough.
+    size = len(ids.flatten()) if logits.requires_grad else _MAX_COPIED // logits.shape[-1]
+    parts = zip(
+        logits.flatten(0, 1).split(max(size, 1)), ids.flatten().split(max(size, 1)), strict=True
+    )
+    nll = torch.cat([_nll(*part, temperature) for part in parts])
+    return nll.unflatten(0, ids.shape)
+
+
+def _nll(
+    logits: Float[Tensor, "batch d_vocab"], ids: Int[Tensor, " batch"], temperature: float
+) -> Float[Tensor, " batch"]:
     scaled = widen(logits)
     if temperature != 1.0:  # a division copies a vocabulary-sized tensor
         scaled = scaled / temperature
-    ids = token_ids.to(logits.device, torch.int64).expand(logits.shape[:2])
-    nll = cross_entropy(
-        scaled.flatten(0, 1), ids.flatten(), reduction="none", ignore_index=IGNORE_INDEX
-    )
-    return nll.unflatten(0, ids.shape)
+    return cross_entropy(scaled, ids, reduction="none", ignore_index=IGNORE_INDEX)
 
 
 def gather_tokens(
