@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from pellucid.api._rate_limits import Gate, read_exhaustion, read_retry_after
 
-SOON = datetime.now(UTC) + timedelta(seconds=60)
+
+def soon():
+    return datetime.now(UTC) + timedelta(seconds=60)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +32,7 @@ def test_retry_after_is_read(headers, seconds):
 
 
 def test_retry_after_may_be_a_date():
-    found = read_retry_after({"retry-after": email.utils.format_datetime(SOON, usegmt=True)})
+    found = read_retry_after({"retry-after": email.utils.format_datetime(soon(), usegmt=True)})
     assert 30 < found <= 61
 
 
@@ -46,7 +48,7 @@ def test_nothing_left_means_to_wait_for_the_reset(reset, seconds):
 def test_the_longest_of_several_resets_counts():
     headers = {
         "anthropic-ratelimit-requests-remaining": "0",
-        "anthropic-ratelimit-requests-reset": SOON.isoformat(),
+        "anthropic-ratelimit-requests-reset": soon().isoformat(),
         "ratelimit-remaining": "0",
         "ratelimit-reset": str(time.time() + 10),
     }

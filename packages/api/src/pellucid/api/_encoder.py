@@ -42,12 +42,12 @@ class RemoteEncoder(RemoteModel, EncoderBaseModel):
         """The width of the vectors; asked of the server, once, where it is not known.
 
         Raises:
-            BatchError: If the server does not answer.
+            RequestError: If the server does not answer.
         """
         if self._known_d_model is None:
             found = self._answer_all([self._make_sample(_PROBE, {})])
-            errors = [held if isinstance(held, RequestError) else None for held in found]
-            self._raise_errors(errors)
+            if isinstance(found[0], RequestError):
+                raise found[0]
             self._known_d_model = len(found[0])
         return self._known_d_model
 
@@ -145,8 +145,3 @@ class RemoteEncoder(RemoteModel, EncoderBaseModel):
                 "model's own width as d_model",
                 is_divisible=True,
             )
-
-    def _raise_errors(self, errors: list[Any]) -> None:
-        for error in errors:
-            if error is not None:
-                raise error
