@@ -2,12 +2,16 @@
 
 `linear_attention` applies the delta rule, or a product of several for each token, in time linear in
 the length of the sequence; `delta_rule_recurrent` says what that means, one token after the other.
-`LinearAttention` is a layer of it, and `get_tptt_model` puts such layers beside the softmax
-attention of a pretrained model.
+`get_tptt_model` puts layers of it beside the softmax attention of a pretrained model, and
+`TpttModel` is that model with its config, adapters and files.
 """
 
 from pellucid.tptt._activation import unlinear_activation
+from pellucid.tptt._callbacks import LiZACallback, SaveBestModelCallback, ensure_int
+from pellucid.tptt._card import extract_template_variables, generate_model_card
+from pellucid.tptt._checkpoint import load_tptt_safetensors, save_tptt_safetensors
 from pellucid.tptt._chunks import chunk_sequence, fast_invert_matrix, get_valid_chunk_size
+from pellucid.tptt._config import TpttConfig, convert_sets_to_lists
 from pellucid.tptt._delta_rule import delta_rule_chunk, delta_rule_step
 from pellucid.tptt._injection import (
     NoTargetError,
@@ -20,6 +24,7 @@ from pellucid.tptt._layouts import extract_layer_idx, find_embedding_lm, split_q
 from pellucid.tptt._linear_attention import LinearAttention
 from pellucid.tptt._liza import LiZAttention
 from pellucid.tptt._masks import apply_linear_attention_mask, truncate_attention_mask
+from pellucid.tptt._model import TpttModel
 from pellucid.tptt._modes import (
     RECURRENT_MODES,
     ModeError,
@@ -40,33 +45,43 @@ __all__ = [
     "RECURRENT_MODES",
     "CausalAvgPool1d",
     "LCache",
+    "LiZACallback",
     "LiZAttention",
     "LinearAttention",
     "LinearAttentionOp",
     "ModeError",
     "NoTargetError",
     "RecurrentMode",
+    "SaveBestModelCallback",
+    "TpttConfig",
+    "TpttModel",
     "apply_linear_attention_mask",
     "chunk_sequence",
+    "convert_sets_to_lists",
     "delta_rule_chunk",
     "delta_rule_recurrent",
     "delta_rule_step",
     "describe",
+    "ensure_int",
     "ensure_stability",
     "expand_virtual_tokens",
     "expand_writes",
     "extract_layer_idx",
+    "extract_template_variables",
     "fast_invert_matrix",
     "find_embedding_lm",
     "find_targets",
+    "generate_model_card",
     "get_mode_name",
     "get_tptt_model",
     "get_valid_chunk_size",
     "linear_attention",
     "list_liza",
+    "load_tptt_safetensors",
     "match_dim",
     "parse_mode_name",
     "published_operator",
+    "save_tptt_safetensors",
     "sequential_delta_product_scan",
     "set_mag_weight",
     "soft_clamp",

@@ -1,0 +1,211 @@
+"""The config of a converted model: that of its base, and what its linear attention is."""
+
+import copy
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
+
+from pellucid.core import ArgumentError
+from pellucid.tptt._linear_attention import PADDING_SIDES
+from pellucid.tptt._liza import resolve_dtype
+from pellucid.tptt._modes import RECURRENT_MODES, resolve_mode
+
+_LOGGER = logging.getLogger(__name__)
+
+# What says which config it is, rather than what is in it.
+_OF_BASE_ALONE = frozenset(
+    {
+        "_name_or_path",
+        "architectures",
+        "auto_map",
+        "model_type",
+        "name_or_path",
+        "torch_dtype",
+        "transformers_version",
+    }
+)
+_SUFFIXES = ("attn", "self_attn", "attention")
+
+
+def convert_sets_to_lists(obj: Any) -> Any:
+    """Return what was given with every set and tuple in it as a list, for JSON."""
+    if isinstance(obj, (set, frozenset)):
+        return sorted((convert_sets_to_lists(item) for item in obj), key=repr)
+    if isinstance(obj, (list, tuple)):
+        return [convert_sets_to_lists(item) for item in obj]
+    if isinstance(obj, Mapping):
+        return {key: convert_sets_to_lists(value) for key, value in obj.items()}
+    return obj
+
+
+class TpttConfig(PretrainedConfig):
+    """What a model with linear attention is made of.
+
+    The fields of the base model's config can be read here as well; it is kept whole in
+    `base_model_config`, so that nothing needs to be fetched when the model is loaded again.
+
+    Args:
+        base_model_config: The base model's config; read from `base_model_name` when omitted, at
+            once if that is a directory, else when the model is made.
+        base_model_name: The name or directory of the base model.
+        name_or_path: A name; "Titans-" and the base model's when omitted.
+        target_modules_names: How the names of attention modules end.
+        force_attn_implementation: What the base model computes attention with.
+        operator_mode: The name of a recurrent mode, for this and what follows see `LiZAttention`.
+        max_self_attn_length: How many tokens softmax attention sees.
+        base_scale_attn: Whether to scale the linear branch by the base's.
+        mag_weight: The share of the linear branch.
+        cross_gate: Whether to add the product of the branches.
+        max_chunk_size: See `LinearAttentionOp`.
+        linear_precision: A dtype, or its name.
+        lora_config: What `peft.LoraConfig` takes, as `to_dict` gives it.
+        padding_side: Where a tokenizer pads; "right" when omitted.
+        bidirectional: Whether to read in both directions.
+        pooling_config: Of the gates.
+        compat: "upstream" for the operator of adapters trained with tptt 0.8.1 to 0.12.1.
+        gate_granularity: One gate for each "channel" or "head".
+        recurrent_config: The parts of a mode, in place of its name.
+        **kwargs: Fields that every config has.
+
+    Raises:
+        ModeError: (a ValueError) If there is no such mode.
+        ArgumentError: (a ValueError) If another field has no meaning.
+    """
+
+    model_type = "tptt"
+    architectures: ClassVar[list[str]] = ["TpttModel"]
+    auto_map: ClassVar[dict[str, str]] = {
+        "AutoConfig": "configuration_tptt.TpttConfig",
+        "AutoModelForCausalLM": "modeling_tptt.TpttModel",
+    }
+    has_no_defaults_at_init = True
+    RECURRENT_MODES: ClassVar[dict[str, dict[str, Any]]] = {
+        name: dict(parts) for name, parts in RECURRENT_MODES.items()
+    }
+
+    def __init__(
+        self,
+        base_model_config: Mapping[str, Any] | PretrainedConfig | None = None,
+        base_model_name: str = "meta-llama/Llama-3.2-1B",
+        name_or_path: str | None = None,
+        target_modules_names: Sequence[str] | None = None,
+        force_attn_implementation: str | None = "eager",
+        operator_mode: str = "delta_rule",
+        max_self_attn_length: int | None = None,
+        base_scale_attn: bool = False,
+        mag_weight: float = 0.5,
+        cross_gate: bool = False,
+        max_chunk_size: int = 64,
+        linear_precision: str | torch.dtype = "float32",
+        lora_config: Mapping[str, Any] | None = None,
+        padding_side: str | None = None,
+        bidirectional: bool = False,
+        pooling_config: Mapping[str, Any] | None = None,
+        *,
+        compat: str | None = None,
+        gate_granularity: str = "channel",
+        recurrent_config: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        base = as_dict(base_model_config)
+        if base is None and os.path.isdir(base_model_name):
+            base = as_dict(AutoConfig.from_pretrained(base_model_name))
+        merged = _mergeable(base)
+        for name in ("architectures", "auto_map", "model_type", *merged):
+            kwargs.pop(name, None)
+        super().__init__(**kwargs)
+        for name, value in merged.items():
+            setattr(self, name, copy.deepcopy(value))
+        self.base_model_config = base
+        self.base_model_name = base_model_name
+        self.name_or_path = name_or_path or f"Titans-{base_model_name.rpartition('/')[2]}"
+        self.target_modules_names = list(target_modules_names or _SUFFIXES)
+        self.force_attn_implementation = force_attn_implementation
+        self.operator_mode = operator_mode
+        mode = resolve_mode(operator_mode, recurrent_config)
+        self.recurrent_config = dict(vars(mode))
+        self.max_self_attn_length = max_self_attn_length
+        self.base_scale_attn = base_scale_attn
+        self.mag_weight = float(mag_weight)
+        self.cross_gate = cross_gate
+        self.max_chunk_size = max_chunk_size
+        self.linear_precision = str(resolve_dtype(linear_precision)).removeprefix("torch.")
+        self.lora_config = _plain_lora(lora_config)
+        self.padding_side = _choose_side(padding_side)
+        self.bidirectional = bidirectional
+        self.pooling_config = convert_sets_to_lists(pooling_config)
+        self.compat = compat
+        self.gate_granularity = gate_granularity
+        self.architectures = ["TpttModel"]  # pyright: ignore[reportAttributeAccessIssue] - also the class's
+        if bidirectional:
+            _LOGGER.info("Bidirectional is enabled: tokens see those that follow them.")
+
+    def read_base(self) -> PretrainedConfig:
+        """Return the base model's config, fetched by name if it is not here yet.
+
+        Raises:
+            OSError: If it cannot be fetched.
+        """
+        if self.base_model_config is None:
+            base = AutoConfig.from_pretrained(self.base_model_name)
+            self.base_model_config = as_dict(base) or {}
+        parts = dict(self.base_model_config)
+        return AutoConfig.for_model(parts.pop("model_type"), **parts)
+
+
+def as_dict(config: Mapping[str, Any] | PretrainedConfig | None) -> dict[str, Any] | None:
+    """Return a base model's config as its file would give it back.
+
+    Raises:
+        ArgumentError: (a ValueError) If it does not say what it is of.
+    """
+    if config is None:
+        return None
+    plain = config.to_dict() if isinstance(config, PretrainedConfig) else dict(config)
+    if "model_type" not in plain:
+        raise ArgumentError(
+            "base_model_config has no model_type, so nobody can tell what it is of. Give the "
+            "config of a model of transformers."
+        )
+    # As a file would give it back: keys become strings, tuples lists.
+    return json.loads(json.dumps(convert_sets_to_lists(plain), default=str))
+
+
+def _mergeable(base: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what can be read of a base config as if it were the model's own."""
+    if base is None:
+        return {}
+    merged = {name: value for name, value in base.items() if name not in _OF_BASE_ALONE}
+    kind = base["model_type"]
+    # not its get, which knows nothing of what is imported on demand
+    known = CONFIG_MAPPING[kind] if kind in CONFIG_MAPPING else None  # noqa: SIM401
+    for name, own in getattr(known, "attribute_map", {}).items():
+        if own in merged:
+            merged.setdefault(name, merged[own])
+    return merged
+
+
+def _plain_lora(config: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return a base model's config as its file would give it back.
+
+    Raises:
+        ArgumentError: (a ValueError) If it does not say what it is of.
+    """
+    if config is None:
+        return None
+    values = {key: getattr(value, "value", value) for key, value in config.items()}
+    return convert_sets_to_lists(values)
+
+
+def _choose_side(side: str | None) -> str:
+    if side is None:
+        _LOGGER.info("padding_side is not given, defaulting to 'right'.")
+        return "right"
+    if side not in PADDING_SIDES:
+        raise ArgumentError(f"padding_side must be left or right, got {side!r}.")
+    return side
