@@ -7,6 +7,7 @@ what is handed to softmax and the pattern is what comes back.
 """
 
 import copy
+import dataclasses
 import functools
 import inspect
 import threading
@@ -21,6 +22,7 @@ from pellucid.bridge._errors import ArchitectureError
 from pellucid.bridge._execution import AttentionSteps, Execution, active_execution
 
 _NAME = "pellucid_bridge"
+_HELD = "_pellucid_diversion"
 _SOFTMAX = frozenset({torch.nn.functional.softmax, torch.softmax, torch.Tensor.softmax})
 _LOCK = threading.Lock()
 
@@ -68,29 +70,41 @@ def _enter(step: AttentionSteps, execution: Execution) -> Callable[[], None]:
 # First way: through the registry of attention functions.
 
 
+@dataclasses.dataclass(eq=False)
+class _Diversion:
+    """What a module's configuration was before it was shown another one, and for how many runs."""
+
+    config: Any
+    inner: str
+    n_runs: int = 0
+
+
 def _divert(module: nn.Module) -> Callable[[], None]:
     """Let an attention module ask for our function; shared by all runs that want it at once."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS  # noqa: PLC0415 - costs seconds
 
-    holder: Any = module
+    ALL_ATTENTION_FUNCTIONS.register(_NAME, _attend)
+    return _divert_to(module, _NAME)
+
+
+def _divert_to(module: Any, name: str) -> Callable[[], None]:
     with _LOCK:
-        ALL_ATTENTION_FUNCTIONS.register(_NAME, _attend)
-        diversion = holder.__dict__.get("_pellucid_diversion")
+        diversion: _Diversion | None = module.__dict__.get(_HELD)
         if diversion is None:
-            diverted = copy.copy(holder.config)
-            inner = holder.config._attn_implementation
-            diverted._attn_implementation_internal = _NAME
-            diversion = {"config": holder.config, "inner": inner or "eager", "users": 0}
-            holder.__dict__["_pellucid_diversion"] = diversion
-            holder.config = diverted
-        diversion["users"] += 1
+            inner = module.config._attn_implementation or "eager"
+            diversion = _Diversion(config=module.config, inner=inner)
+            diverted = copy.copy(module.config)
+            diverted._attn_implementation_internal = name
+            module.__dict__[_HELD] = diversion
+            module.config = diverted
+        diversion.n_runs += 1
 
     def undo() -> None:
         with _LOCK:
-            diversion["users"] -= 1
-            if not diversion["users"]:
-                holder.config = diversion["config"]
-                del holder.__dict__["_pellucid_diversion"]
+            diversion.n_runs -= 1
+            if not diversion.n_runs:
+                module.config = diversion.config
+                del module.__dict__[_HELD]
 
     return undo
 
@@ -101,7 +115,7 @@ def _attend(
     """Stand for an attention function: (batch, head, pos, d_head) in, (batch, pos, head, d) out."""
     execution = active_execution()
     step = None if execution is None else execution.attention.get(module)
-    inner = module.__dict__["_pellucid_diversion"]["inner"]
+    inner = module.__dict__[_HELD].inner
     if step is None:
         return _function(module, inner)(module, query, key, value, attention_mask, **kwargs)
     query, key = _fire(step.queries, query), _fire(step.keys, key)
@@ -172,11 +186,13 @@ def _additive_mask(
 def _intercept(step: AttentionSteps, execution: Execution) -> Callable[[], None]:
     open_modes: list[_SoftmaxInterceptor] = []
 
-    def before(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        if active_execution() is execution:
-            mode = _SoftmaxInterceptor(step, None)
-            mode.__enter__()
-            open_modes.append(mode)
+    def before(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        if active_execution() is not execution:
+            return None
+        mode = _SoftmaxInterceptor(step, None)
+        mode.__enter__()
+        open_modes.append(mode)
+        return (args, _with_additive_mask(module, args, kwargs)) if is_converted else None
 
     def after(module: nn.Module, args: Any, output: Any) -> None:
         if open_modes and active_execution() is execution:
@@ -186,7 +202,7 @@ def _intercept(step: AttentionSteps, execution: Execution) -> Callable[[], None]
         step.module.register_forward_pre_hook(before, with_kwargs=True),
         step.module.register_forward_hook(after, always_call=True),
     ]
-    undo_config = _make_eager(step.module)
+    is_converted, undo_config = _make_eager(step.module)
 
     def undo() -> None:
         undo_config()
@@ -196,19 +212,33 @@ def _intercept(step: AttentionSteps, execution: Execution) -> Callable[[], None]
     return undo
 
 
-def _make_eager(module: Any) -> Callable[[], None]:
-    """Show a module a configuration that says eager, if it has one that says otherwise."""
+def _make_eager(module: Any) -> tuple[bool, Callable[[], None]]:
+    """Show a module a configuration that says eager, if it has one that says otherwise.
+
+    Returns:
+        Whether that was so, and what undoes it.
+    """
     config = getattr(module, "config", None)
     if config is None or getattr(config, "_attn_implementation", "eager") in ("eager", None):
-        return lambda: None
-    eager = copy.copy(config)
-    eager._attn_implementation_internal = "eager"
-    module.config = eager
+        return False, lambda: None
+    names = _code_of(module).co_names
+    if "_attn_implementation" not in names:
+        # It computes in one way alone, and its mask was made for that.
+        return False, lambda: None
+    return True, _divert_to(module, "eager")
 
-    def undo() -> None:
-        module.config = config
 
-    return undo
+def _with_additive_mask(module: Any, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return a module's keywords with the mask that it would have got had all been eager."""
+    hidden = args[0] if args else kwargs["hidden_states"]
+    past = kwargs.get("layer_past", kwargs.get("past_key_values"))
+    n_past = 0
+    if past is not None and hasattr(past, "get_seq_length"):
+        n_past = past.get_seq_length(getattr(module, "layer_idx", 0))
+    n_queries = hidden.shape[1]
+    keys = hidden.new_empty(()).expand(n_past + n_queries, 1)
+    mask = _additive_mask(module, kwargs.get("attention_mask"), hidden[:, :, :1], keys, kwargs)
+    return {**kwargs, "attention_mask": mask}
 
 
 class _SoftmaxInterceptor(TorchFunctionMode):
@@ -224,10 +254,29 @@ class _SoftmaxInterceptor(TorchFunctionMode):
         if func not in _SOFTMAX:
             return func(*args, **kwargs)
         scores, rest = (args[0], args[1:]) if args else (kwargs.pop("input"), ())
-        if scores.ndim != 4:
+        n_heads = self._count_joined(scores)
+        if scores.ndim != 4 and n_heads is None:
             return func(scores, *rest, **kwargs)
-        scores = self._fire(self._step.scores, scores)
-        return self._fire(self._step.pattern, func(scores, *rest, **kwargs))
+        scores = self._fire_apart(self._step.scores, scores, n_heads)
+        pattern = func(scores, *rest, **kwargs)
+        return self._fire_apart(self._step.pattern, pattern, n_heads)
+
+    def _count_joined(self, scores: Tensor) -> int | None:
+        """Return the number of heads where samples and heads stand on one axis: XGLM, BART's kin."""
+        if scores.ndim != 3:
+            return None
+        n_heads = getattr(self._step.module, "num_heads", None)
+        fits = isinstance(n_heads, int) and n_heads > 0 and not len(scores) % n_heads
+        return n_heads if fits else None
+
+    def _fire_apart(
+        self, functions: tuple[Callable[[Tensor], Tensor], ...], given: Tensor, n_heads: int | None
+    ) -> Tensor:
+        if n_heads is None or not functions:
+            return self._fire(functions, given)
+        seen = given.unflatten(0, (-1, n_heads))
+        made = self._fire(functions, seen)
+        return given if made is seen else made.reshape(given.shape)
 
     def _fire(self, functions: tuple[Callable[[Tensor], Tensor], ...], given: Tensor) -> Tensor:
         if not functions:

@@ -18,12 +18,16 @@ class CacheWriter:
     Args:
         device: Where to; where they are if None.
         pos_slice: Which positions: None, a number, a slice, or (start, stop).
+        copies: Whether to keep copies, of a model that writes into activations it has made.
     """
 
-    def __init__(self, *, device: torch.device | str | None, pos_slice: Any) -> None:
+    def __init__(
+        self, *, device: torch.device | str | None, pos_slice: Any, copies: bool = False
+    ) -> None:
         self.held: dict[str, Tensor] = {}
         self._versions: dict[str, int] = {}
         self._device = device
+        self._copies = copies
         self._positions = slice(*pos_slice) if isinstance(pos_slice, tuple) else pos_slice
 
     def keep(self, value: Tensor, hook: HookPoint) -> None:
@@ -55,6 +59,8 @@ class CacheWriter:
             kept = kept[(slice(None),) * (axis % kept.ndim) + (self._positions,)]
         if self._device is not None:
             kept = kept.to(self._device)
+        if self._copies:
+            kept = kept.clone()
         self.held[name] = kept
         if not kept.is_inference():
             self._versions[name] = kept._version

@@ -12,7 +12,7 @@ from pellucid.core import ArgumentError
 
 # Each of our names, and those under which configurations of transformers keep it.
 _NAMES: dict[str, tuple[str, ...]] = {
-    "d_model": ("hidden_size", "n_embd", "d_model", "model_dim"),
+    "d_model": ("hidden_size", "n_embd", "d_model", "model_dim", "emb_dim", "dim"),
     "n_heads": ("num_attention_heads", "n_head", "num_heads"),
     "n_layers": ("num_hidden_layers", "n_layer", "num_layers"),
     "n_key_value_heads": ("num_key_value_heads", "num_kv_heads"),

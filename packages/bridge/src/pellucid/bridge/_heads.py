@@ -7,12 +7,28 @@ from torch import nn
 
 from pellucid.bridge._errors import ArchitectureError
 from pellucid.bridge._record import Fusion
-from pellucid.bridge._views import Heads, Interleaved, Span, View
+from pellucid.bridge._views import Heads, HeadSpan, Interleaved, Span, View
 from pellucid.bridge._weights import width_out
 
 _QUERY_HEADS = ("num_heads", "n_heads", "num_attention_heads", "n_head", "nhead")
 _KEY_HEADS = ("num_key_value_heads", "num_kv_heads", "n_kv_heads", "kv_heads")
+_STREAMS = ("hidden_size", "n_embd", "d_model", "model_dim", "emb_dim", "dim", "embed_dim")
 _WIDTHS = ("head_dim", "d_head", "qk_head_dim", "attention_head_size", "key_value_proj_dim")
+
+
+def read_width(config: Any) -> int:
+    """Return how wide the residual stream is.
+
+    Raises:
+        ArchitectureError: If a configuration does not say.
+    """
+    found = _read(config, _STREAMS)
+    if found is None:
+        raise ArchitectureError(
+            f"{type(config).__name__} does not say how wide the residual stream is. Give it a "
+            "hidden_size."
+        )
+    return found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,9 +62,7 @@ def count_heads(module: nn.Module, config: Any) -> HeadCounts:
         keys = queries // groups
     keys = keys or _read(config, _KEY_HEADS) or queries
     width = _read(module, _WIDTHS) or _read(config, _WIDTHS)
-    return HeadCounts(
-        queries=queries, keys=keys, d_head=width or int(config.hidden_size) // queries
-    )
+    return HeadCounts(queries=queries, keys=keys, d_head=width or read_width(config) // queries)
 
 
 def view_projection(module: nn.Module, heads: HeadCounts, which: str) -> tuple[View, int]:
@@ -59,6 +73,26 @@ def view_projection(module: nn.Module, heads: HeadCounts, which: str) -> tuple[V
         # The weight knows best: latent attention and padded heads differ from what is declared.
         n_heads = width // heads.d_head
     return Heads(n_heads), n_heads
+
+
+def view_latent(
+    projection: nn.Module, module: nn.Module, config: Any, which: str
+) -> tuple[View, int]:
+    """Return the view of keys or values in a projection of a latent, and how many heads it shows.
+
+    Raises:
+        ArchitectureError: If neither the module nor the configuration says how wide they are.
+    """
+    d_key = _read(module, ("qk_nope_head_dim",)) or _read(config, ("qk_nope_head_dim",))
+    d_value = _read(module, ("v_head_dim",)) or _read(config, ("v_head_dim",))
+    width = width_out(projection)
+    if d_key is None or d_value is None or width is None or width % (d_key + d_value):
+        raise ArchitectureError(
+            f"{type(module).__name__} does not say how wide its keys and values are."
+        )
+    n_heads = width // (d_key + d_value)
+    start, stop = (0, d_key) if which == "k" else (d_key, d_key + d_value)
+    return HeadSpan(n_heads, start, stop), n_heads
 
 
 def view_fused(module: nn.Module, heads: HeadCounts, fusion: Fusion, which: str) -> View:

@@ -15,23 +15,31 @@ class Call:
 
     Attributes:
         module: The module.
-        taken: Its main input.
-        given: Its main output.
-        arguments: Everything tensor that it was given, the main input first.
-        n_items: How many items it returned, 0 for a bare tensor.
+        taken: Its main input, as it was then; None if that is no tensor.
+        given: Its main output, as it was then.
+        arguments: Every tensor that it was given, the main input first.
+        items: Everything that it returned, in order; one item for a bare tensor.
+        is_bare: Whether it returned a bare tensor.
     """
 
     module: nn.Module
     taken: Tensor | None
     given: Tensor | None
     arguments: tuple[Tensor, ...]
-    n_items: int
+    items: tuple[Any, ...]
+    is_bare: bool
 
 
 class Trace:
-    """All calls of one forward pass, first to last; tensors stay alive for comparison."""
+    """All calls of one forward pass.
 
-    def __init__(self, calls: list[Call]) -> None:
+    Args:
+        calls: In the order in which they ended.
+        writes_in_place: Whether the model wrote into what a module had given.
+    """
+
+    def __init__(self, calls: list[Call], *, writes_in_place: bool) -> None:
+        self.writes_in_place = writes_in_place
         self.calls = calls
         self._by_module: dict[nn.Module, list[int]] = {}
         for place, call in enumerate(calls):
@@ -46,6 +54,10 @@ class Trace:
         """Return when a module was called first; after all others if it was not."""
         return self._by_module.get(module, [len(self.calls)])[0]
 
+    def has(self, module: nn.Module) -> bool:
+        """Say whether a module was called."""
+        return module in self._by_module
+
 
 def trace_forward(model: nn.Module) -> Trace:
     """Run a model once on a few tokens and return its calls.
@@ -54,22 +66,32 @@ def trace_forward(model: nn.Module) -> Trace:
     evaluation mode.
     """
     calls: list[Call] = []
+    versions: list[tuple[Tensor, int]] = []
     handles = [
-        module.register_forward_hook(_recorder(calls), with_kwargs=True)
+        module.register_forward_hook(_recorder(calls, versions), with_kwargs=True)
         for module in model.modules()
     ]
+    try:
+        run_probe(model)
+    finally:
+        for handle in handles:
+            handle.remove()
+    # A hook sees a module when it ends; the order that is wanted is that of what it was given.
+    return Trace(calls, writes_in_place=any(t._version != version for t, version in versions))
+
+
+def run_probe(model: Any) -> Tensor:
+    """Return the logits of a forward pass on a few tokens, in evaluation mode and no gradients."""
     was_training = {module for module in model.modules() if module.training}
     try:
         model.eval()
         with torch.no_grad():
-            model(**probe_inputs(model))
+            output = model(**probe_inputs(model))
     finally:
-        for handle in handles:
-            handle.remove()
         for module in was_training:
             module.training = True
-    # A hook sees a module when it ends; the order that is wanted is that of what it was given.
-    return Trace(calls)
+    logits = getattr(output, "logits", None)
+    return output[0] if logits is None else logits
 
 
 def probe_inputs(model: Any) -> dict[str, Any]:
@@ -78,33 +100,61 @@ def probe_inputs(model: Any) -> dict[str, Any]:
     text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
     top = max(int(getattr(text_config, "vocab_size", 8)) - 1, 1)
     device = next(model.parameters()).device
-    ids = torch.tensor([[1, 2, 3]], device=device).clamp(max=top)[:, :_N_TOKENS]
+    ids = torch.tensor([[5, 6, 7]], device=device).clamp(max=top)[:, :_N_TOKENS]
     if getattr(config, "is_encoder_decoder", False):
         return {"input_ids": ids, "decoder_input_ids": ids, "use_cache": False}
     return {"input_ids": ids}
 
 
-def _recorder(calls: list[Call]) -> Any:
+def _recorder(calls: list[Call], versions: list[tuple[Tensor, int]]) -> Any:
     def record(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        arguments = tuple(a for a in (*args, *kwargs.values()) if isinstance(a, Tensor))
+        arguments = tuple(a.clone() for a in (*args, *kwargs.values()) if isinstance(a, Tensor))
         main = args[0] if args else kwargs.get("hidden_states", kwargs.get("input_ids"))
-        taken = main if isinstance(main, Tensor) else next(iter(arguments), None)
-        n_items = 0 if isinstance(output, Tensor) else len(output) if output is not None else 0
-        given = output if isinstance(output, Tensor) else _first_tensor(output)
-        calls.append(Call(module, taken, given, arguments, n_items))
+        if main is None:
+            main = next((a for a in kwargs.values() if isinstance(a, Tensor)), None)
+        items = _list_items(output)
+        first = next((item for item in items if isinstance(item, Tensor)), None)
+        if first is not None and not first.is_inference():
+            versions.append((first, first._version))
+        calls.append(
+            Call(
+                module=module,
+                taken=main.clone() if isinstance(main, Tensor) else None,
+                given=None if first is None else first.clone(),
+                arguments=arguments,
+                items=tuple(i.clone() if isinstance(i, Tensor) else None for i in items),
+                is_bare=isinstance(output, Tensor),
+            )
+        )
 
     return record
 
 
-def _first_tensor(output: Any) -> Tensor | None:
-    items = output.values() if hasattr(output, "values") else output or ()
-    return next((item for item in items if isinstance(item, Tensor)), None)
+def _list_items(output: Any) -> tuple[Any, ...]:
+    if isinstance(output, Tensor):
+        return (output,)
+    if hasattr(output, "values"):
+        return tuple(output.values())
+    return tuple(output) if isinstance(output, (tuple, list)) else ()
 
 
 def is_same(a: Tensor | None, b: Tensor | None) -> bool:
-    """Say whether two tensors are one, or views of the same memory with the same numbers."""
-    if a is None or b is None:
+    """Say whether two tensors hold the same numbers, in whichever shape."""
+    if a is None or b is None or a.numel() != b.numel() or a.dtype != b.dtype:
         return False
-    if a is b:
-        return True
-    return a.numel() == b.numel() and a.data_ptr() == b.data_ptr() and a.dtype == b.dtype
+    return torch.equal(a.flatten(), b.flatten())
+
+
+def is_sum(total: Tensor | None, *terms: Tensor | None) -> bool:
+    """Say whether a tensor is the sum of others, as far as rounding lets one see."""
+    if total is None or not total.is_floating_point():
+        return False
+    made = total.float().flatten()
+    scale = made.abs().max().clamp(min=1e-6)
+    for term in terms:
+        if term is None or term.numel() != total.numel():
+            return False
+        scale = torch.maximum(scale, term.abs().max().float())
+        made = made - term.float().flatten()
+    tolerance = 1e-5 if total.dtype in (torch.float32, torch.float64) else 3e-2
+    return bool(made.abs().max() <= tolerance * scale)

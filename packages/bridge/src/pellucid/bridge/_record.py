@@ -1,9 +1,10 @@
 """What an architecture is, as data: where its parts are and how they are put together.
 
 Paths are dotted, relative to the model for an `Architecture` and a `Stack`, to the block for a
-`Block`, and to the part itself for what is inside attention, MLP and mixer. A part that a block of
-a model does not have (no bias, no post-norm, a mixer in place of attention) is left out silently
-for that block: hybrids are one record.
+`Block`, and to the part itself for what is inside attention, MLP and mixer; there, a dot at the
+start means relative to the block. A part that a block of a model does not have (no bias, no
+post-norm, a mixer in place of attention) is left out silently for that block: hybrids are one
+record.
 """
 
 import dataclasses
@@ -19,6 +20,9 @@ spans: one after another (GPT-2, Phi-3, MPT). heads: for each head its query, ke
 partitions: four partitions, in each queries, values, keys (CodeGen).
 """
 
+RouterItem = Literal["logits", "weights", "indices"]
+"""What a router gives: a score for each expert, the weights of those chosen, which they are."""
+
 
 def _nothing() -> Mapping[str, str]:
     return dataclasses.field(default_factory=lambda: MappingProxyType[str, str]({}))
@@ -33,6 +37,7 @@ class Attention:
         q: Query projection; k, v likewise. None where they are fused.
         qkv: The fused projection.
         fusion: How it is fused.
+        kv: The projection of a latent to each head's key and value, key first: DeepSeek.
         o: Output projection.
         q_norm: Norm of the queries, if there is one; k_norm likewise.
         adds_residual: Whether the module's output holds the residual stream already.
@@ -45,6 +50,7 @@ class Attention:
     v: str | None = None
     qkv: str | None = None
     fusion: Fusion = "spans"
+    kv: str | None = None
     o: str | None = None
     q_norm: str | None = None
     k_norm: str | None = None
@@ -64,6 +70,8 @@ class Mlp:
         out: Projection back.
         router: Chooses experts, if there are any.
         experts: The experts.
+        router_gives: What the items are that the router returns.
+        is_flat: Whether its layers take the positions of all samples in one row.
         adds_residual: Whether the module's output holds the residual stream already.
         extra: Further modules worth hooking, name to path.
     """
@@ -75,6 +83,8 @@ class Mlp:
     out: str | None = None
     router: str | None = None
     experts: str | None = None
+    router_gives: tuple[RouterItem | None, ...] = ("logits", "weights", "indices")
+    is_flat: bool = False
     adds_residual: bool = False
     extra: Mapping[str, str] = _nothing()
 
@@ -102,13 +112,15 @@ class Block:
         ln1: Norm before attention or mixer; ln2: before the MLP.
         ln1_post: Norm after attention, before its result joins the stream; ln2_post: after the MLP.
         attn: Attention.
-        cross_attn: Attention to an encoder; ln_cross: the norm before it.
+        cross_attn: Attention to an encoder; ln_cross: the norm before it, after it and its sum in
+            a post-norm block.
         mlp: The MLP.
         mixers: What stands in attention's place in some blocks or beside it.
         is_parallel: Whether attention and MLP read the same stream: True, False, or the name of
             the configuration's attribute that says.
         is_post_norm: Whether norms stand on the stream itself, after the sum: BERT.
-        multiplier: Configuration attribute by which both results are multiplied: Granite.
+        multiplier: What both results are multiplied by before they join the stream, or the
+            configuration's attribute that says: Granite.
         extra: Further modules worth hooking, name to path.
     """
 
@@ -123,7 +135,7 @@ class Block:
     mixers: tuple[Mixer, ...] = ()
     is_parallel: bool | str = False
     is_post_norm: bool = False
-    multiplier: str | None = None
+    multiplier: str | float | None = None
     extra: Mapping[str, str] = _nothing()
 
 
@@ -135,11 +147,15 @@ class Stack:
         name: "blocks"; "encoder_blocks" and "decoder_blocks" where there are both.
         path: Of the list of blocks.
         block: What a block is.
+        others: Blocks that are something else, by number.
     """
 
     path: str
     block: Block
     name: str = "blocks"
+    others: Mapping[int, Block] = dataclasses.field(
+        default_factory=lambda: MappingProxyType[int, Block]({})
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,10 +167,16 @@ class Architecture:
         stacks: Its blocks.
         parts: Everything outside of the blocks, by its name: embed, pos_embed, embed_ln,
             rotary_emb, ln_final, unembed, ...
+        omits: Activations that parts suggest and the model does not have, as patterns of names
+            and aliases: `blocks.*.hook_mlp_out`.
+        writes_in_place: Whether a forward pass writes into activations that it has made, so that
+            whoever keeps one must keep a copy.
         is_inferred: Whether it was found by looking at a model's structure.
     """
 
     classes: tuple[str, ...]
     stacks: tuple[Stack, ...]
     parts: Mapping[str, str]
+    omits: tuple[str, ...] = ()
+    writes_in_place: bool = False
     is_inferred: bool = False

@@ -29,12 +29,21 @@ class Tap(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Passing:
-    """What a module takes or gives, or a part of it."""
+    """What a module takes or gives, or a part of it.
+
+    Attributes:
+        module: The module.
+        side: What it takes, or what it gives.
+        view: Which part.
+        item: Which element, if the module gives a tuple.
+        rows_of: The block whose positions the module holds in one row, sample after sample.
+    """
 
     module: nn.Module
     side: Side
     view: View = _WHOLE
     item: int = 0
+    rows_of: nn.Module | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -43,23 +52,48 @@ class Passing:
 
     def steps(self, fire: Fire) -> Iterable[Step]:
         """Fire on the tensor as it passes."""
-        return [Step(self.module, self.side, _through(self.view, fire), self.item)]
+        if self.rows_of is None:
+            return [Step(self.module, self.side, _through(self.view, fire), self.item)]
+        key = (self.rows_of, "shape")
+
+        def remember(stream: Tensor, scratch: Scratch) -> Tensor:
+            scratch[key] = stream.shape[:2]
+            return stream
+
+        def step(whole: Tensor, scratch: Scratch) -> Tensor:
+            if whole.ndim > 2:
+                return _through(self.view, fire)(whole, scratch)
+            rows = whole.unflatten(0, scratch[key])
+            made = _through(self.view, fire)(rows, scratch)
+            return whole if made is rows else made.reshape(whole.shape)
+
+        return [
+            Step(self.rows_of, "before", remember),
+            Step(self.module, self.side, step, self.item),
+        ]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ResidualMiddle:
-    """The stream between a block's attention and its MLP.
+    """The stream between two parts of a block.
 
     The block keeps the stream for its skip connection before it hands it to `reader`, so a change
     seen there alone would be half a change: the block's output gets the difference.
+
+    Attributes:
+        reader: What takes the stream first.
+        block: The block.
+        later: What takes the stream after that, with what `reader` led to: these get the
+            difference as well.
     """
 
     reader: nn.Module
     block: nn.Module
+    later: tuple[nn.Module, ...] = ()
 
     def steps(self, fire: Fire) -> Iterable[Step]:
-        """Fire before the reader; correct the block's output."""
-        key = (self.block, "resid_mid")
+        """Fire before the reader; correct what the skip connection leads to."""
+        key = (self, "difference")
 
         def read(stream: Tensor, scratch: Scratch) -> Tensor:
             made = fire(stream)
@@ -67,11 +101,20 @@ class ResidualMiddle:
                 scratch[key] = made - stream
             return made
 
-        def correct(stream: Tensor, scratch: Scratch) -> Tensor:
+        def add(stream: Tensor, scratch: Scratch) -> Tensor:
             # OPT hands its MLP the positions of all samples in one row.
-            return stream + scratch.pop(key).view_as(stream) if key in scratch else stream
+            return stream + scratch[key].view_as(stream) if key in scratch else stream
 
-        return [Step(self.reader, "before", read), Step(self.block, "after", correct)]
+        def finish(stream: Tensor, scratch: Scratch) -> Tensor:
+            made = add(stream, scratch)
+            scratch.pop(key, None)
+            return made
+
+        return [
+            Step(self.reader, "before", read),
+            *(Step(module, "before", add) for module in self.later),
+            Step(self.block, "after", finish),
+        ]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

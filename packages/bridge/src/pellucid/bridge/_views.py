@@ -122,3 +122,25 @@ class Leading:
         made = whole.clone()
         made[..., : self.n] = part
         return made
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadSpan:
+    """Entries from `start` to before `stop` of every head.
+
+    Projections of a latent, which make each head's key and value at once: DeepSeek.
+    """
+
+    n_heads: int
+    start: int
+    stop: int
+
+    def get(self, whole: Tensor) -> Tensor:
+        """Return the span of every head."""
+        return whole.unflatten(-1, (self.n_heads, -1))[..., self.start : self.stop]
+
+    def put(self, whole: Tensor, part: Tensor) -> Tensor:
+        """Return the whole with this span replaced."""
+        made = whole.clone(memory_format=torch.contiguous_format)
+        made.unflatten(-1, (self.n_heads, -1))[..., self.start : self.stop] = part
+        return made
