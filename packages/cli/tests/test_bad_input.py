@@ -127,7 +127,6 @@ def test_a_run_directory_inside_a_file_is_refused(tiny, tmp_path):
 
 
 MODELS = {
-    "litellm:openai/gpt": r"needs the package pellucid-api.*pip install pellucid-api",
     "zoo:tiny-chatt": r"unknown zoo model 'tiny-chatt'\. Did you mean 'tiny-chat'",
     "zooo:tiny-chat": r"unknown model prefix 'zooo'\. Did you mean 'zoo'",
     "./nowhere": r"there is no model at '\./nowhere'",
@@ -172,7 +171,7 @@ def test_a_base_url_needs_a_model_behind_a_server(model, command, tmp_path):
     done = command(*arguments(changes, tmp_path / "run"))
     assert done.code == 2
     assert_one_line(done.err)
-    assert "--base-url 'http://localhost:1' has a meaning for models behind a server" in done.err
+    assert "the base URL 'http://localhost:1' has a meaning for models behind a server" in done.err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -224,3 +223,13 @@ def test_a_process_ends_with_2_and_without_traceback(options, expected):
     assert_one_line(done.stderr)
     assert expected in done.stderr
     assert done.stdout == ""
+
+
+def test_a_missing_extra_is_named_with_what_installs_it(command, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "litellm", None)
+    changes = {"--model": "litellm:openai/gpt", "--optimizer": None, "--topk": None}
+    done = command(*arguments(changes, tmp_path / "run"))
+    assert done.code == 2
+    assert_one_line(done.err)
+    assert "pip install" in done.err
+    assert "pellucid-api[litellm]" in done.err

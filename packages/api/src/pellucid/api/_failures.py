@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pellucid.api._rate_limits import read_retry_after
@@ -26,6 +26,8 @@ _CONNECTION_ERRORS = frozenset(
         "TryAgain",
     }
 )
+# What SDKs raise by these bare names they raise before they send anything: a key is missing.
+_UNSENT = frozenset({"AnthropicError", "OpenAIError"})
 _LONGEST_MESSAGE = 300
 
 
@@ -101,6 +103,9 @@ def classify(error: Exception) -> Failure:
         )
         is_transient = is_cut or _is_connection_error(error)
         return Failure(message=message, is_transient=is_transient, is_malformed=is_cut)
+    if any(type(each).__name__ in _UNSENT for each in _chain(error)):
+        # litellm reports it as an error of the server's.
+        return Failure(message=message, is_unauthorized=True)
     is_broke = status == 429 and any(word in _all_words(error) for word in _NO_MONEY)
     is_server = status >= 500 and status not in _PERMANENT_SERVER_STATUSES
     return Failure(
@@ -120,13 +125,19 @@ def describe(error: Exception) -> str:
     return short if isinstance(error, ReplyError) else f"{type(error).__name__}: {short}"
 
 
-def _all_words(error: BaseException | None) -> str:
+def _all_words(error: BaseException) -> str:
     """Return what an error and those it was raised from say, response bodies included."""
     words: list[str] = []
-    while error is not None:
-        words += [str(error), str(getattr(error, "code", "")), str(getattr(error, "body", ""))]
-        error = error.__cause__ or error.__context__
+    for each in _chain(error):
+        words += [str(each), str(getattr(each, "code", "")), str(getattr(each, "body", ""))]
     return " ".join(words)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and those it was raised from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _status_of(error: Exception) -> int | None:

@@ -333,7 +333,10 @@ def optimize(
             if resume is not None:
                 prepared = _optimize.prepare_resume(resume, options)
             else:
-                prepared = _optimize.prepare_new({**_defaults(model), **options}, out)
+                # Services alone ask for an identity; without them equal runs are equal files.
+                run_id = secrets.token_hex(4) if tracker else ""
+                given = {**_defaults(model), "run_id": run_id, **options}
+                prepared = _optimize.prepare_new(given, out)
         code = _optimize.show_run(*prepared, resumes=resume is not None)
     raise typer.Exit(code)
 
@@ -353,5 +356,4 @@ def _defaults(model: str | None) -> dict[str, Any]:
         "targets": (),
         "steps": _DEFAULT_STEPS,
         "seed": secrets.randbelow(2**31),
-        "run_id": secrets.token_hex(4),
     }
