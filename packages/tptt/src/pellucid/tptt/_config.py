@@ -141,7 +141,7 @@ class TpttConfig(PretrainedConfig):
         self.pooling_config = convert_sets_to_lists(pooling_config)
         self.compat = compat
         self.gate_granularity = gate_granularity
-        self.architectures = ["TpttModel"]  # pyright: ignore[reportAttributeAccessIssue] - also the class's
+        self.architectures = ["TpttModel"]  # pyright: ignore[reportAttributeAccessIssue, reportIncompatibleVariableOverride]
         if bidirectional:
             _LOGGER.info("Bidirectional is enabled: tokens see those that follow them.")
 

@@ -190,9 +190,7 @@ class LinearAttention(nn.Module):
         entry = store[self.layer_idx] or {}
         before = {name: value for name, value in entry.items() if name not in names}
         out = self._run_valid(q, k, v, valid, store)
-        if valid is None:
-            valid = torch.ones(k.shape[:2], dtype=torch.bool, device=k.device)
-        recent = (k, v, valid.expand(len(k), -1))
+        recent = (k, v, None if valid is None else valid.expand(len(k), -1))
         store.update(self.layer_idx, before=before, recent=recent)
         return out
 
@@ -254,9 +252,11 @@ class LinearAttention(nn.Module):
         kept: list[Tensor] = []
         for index, source in enumerate(sources):
             window = self.pool_g.begin(source[:, :1])
-            if windows is not None and began is not None:
+            if windows is not None:
+                known = windows[index].to(window.dtype)
                 # rows that have seen no token that counts begin here
-                window = torch.where(began[:, None, None], windows[index].to(window.dtype), window)
+                is_known = None if began is None else began[:, None, None]
+                window = known if is_known is None else torch.where(is_known, known, window)
             pooled = self._split(self.pool_g(source, window))
             if self.gate_granularity == "head":
                 pooled = pooled.mean(dim=-1, keepdim=True)
@@ -264,9 +264,12 @@ class LinearAttention(nn.Module):
             if store is not None:
                 kept.append(take_last(window, source, self.pool_g.reach, lengths, dim=1))
         if store is not None:
-            now = torch.ones(len(k), dtype=torch.bool, device=k.device)
-            if lengths is not None:
-                now = lengths > 0 if began is None else began | (lengths > 0)
+            # None where all rows have begun
+            now = None
+            if lengths is not None and began is not None:
+                now = began | (lengths > 0)
+            elif lengths is not None and windows is None:
+                now = lengths > 0
             store.update(self.layer_idx, windows=tuple(kept), began=now)
         return gates[0] if len(gates) == 1 else tuple(gates)
 

@@ -114,6 +114,7 @@ class LiZAttention(nn.Module):
             gate_granularity=gate_granularity,
         )
         self.train(base_attn.training)
+        self._names = (*self._layout.projections, *filter(None, [self._layout.out]))
         self._hooked: tuple[tuple[nn.Module, RemovableHandle], ...] = ()
         self._projected: list[Tensor | None] = []
         self._linear_options: dict[str, Any] | None = None
@@ -242,12 +243,13 @@ class LiZAttention(nn.Module):
 
     def _hook(self) -> None:
         """Read the projections where they are made, also after others have replaced them."""
-        names = (*self._layout.projections, *([self._layout.out] if self._layout.out else []))
-        modules = tuple(getattr(self.base_attn, name) for name in names)
-        if len(modules) == len(self._hooked) and all(
-            module is hooked for module, (hooked, _) in zip(modules, self._hooked, strict=True)
+        children = self.base_attn._modules
+        if self._hooked and all(
+            children[name] is hooked
+            for name, (hooked, _) in zip(self._names, self._hooked, strict=True)
         ):
             return
+        modules = tuple(getattr(self.base_attn, name) for name in self._names)
         for _, handle in self._hooked:
             handle.remove()
         hooks: list[tuple[nn.Module, RemovableHandle]] = []

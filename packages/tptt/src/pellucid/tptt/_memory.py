@@ -77,7 +77,7 @@ def undo_tokens(states: Mapping[str, Any], count: int) -> dict[str, Any]:
     names = ("before", "recent", "pending")
     undone = {name: value for name, value in base.items() if name not in names}
     if count < held:
-        undone["pending"] = tuple(x[:, : held - count] for x in recent)
+        undone["pending"] = tuple(None if x is None else x[:, : held - count] for x in recent)
     return undone
 
 

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -98,16 +99,15 @@ class LinearAttentionOp(nn.Module):
         precise = torch.promote_types(self.linear_precision, torch.float32)
         # rounded to the precision asked for, then computed in what has a triangular solver
         parts = (x.to(self.linear_precision).to(precise) for x in (q, k, v, gate))
-        with torch.autocast(q.device.type, enabled=False):
+        with _without_autocast(q.device.type):
             out, new_state = self._run(*parts, state=state, entry=entry, lengths=lengths)
         if use_cache:
-            tails = self._tails(buffers, (q, k, v, gate), lengths)
-            store.update(
-                self.layer_idx,
-                recurrent_state=new_state,
-                qkv=tails,
-                offset=self._advance(entry.get("offset"), q, lengths),
-            )
+            kept: dict[str, Any] = {"recurrent_state": new_state}
+            if self.mode.order > 1:
+                kept["qkv"] = self._tails(buffers, (q, k, v, gate), lengths)
+            if not self.mode.linear:
+                kept["offset"] = self._advance(entry.get("offset"), q, lengths)
+            store.update(self.layer_idx, **kept)
         return out.to(self.linear_precision)
 
     def compute_gate(
@@ -185,7 +185,7 @@ class LinearAttentionOp(nn.Module):
             state = state[:, :, -1]
         parts = tuple(x.to(precise) for x in (query, key, value, beta_gate))
         run = functools.partial(linear_attention, mode=mode, state=state, chunk_size=chunk_size)
-        with torch.autocast(query.device.type, enabled=False):
+        with _without_autocast(query.device.type):
             if use_checkpoint and torch.is_grad_enabled():
                 out, last = checkpoint(run, *parts, use_reentrant=False)
             else:
@@ -242,6 +242,13 @@ class LinearAttentionOp(nn.Module):
         if lengths is None:
             lengths = torch.full((len(q),), q.shape[2], device=q.device)
         return (lengths if offset is None else offset + lengths) % self.max_chunk_size
+
+
+def _without_autocast(device_type: str) -> AbstractContextManager[Any]:
+    """Return what keeps autocast away; nothing where there is none, which is faster."""
+    if torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
 
 
 def check_state(state: Tensor | None, q: Tensor, k: Tensor) -> None:
