@@ -75,9 +75,9 @@ def model(package: str, kind: str) -> Any:
     if package == "pellucid":
         from pellucid.tptt import get_tptt_model  # noqa: PLC0415
 
-        zero = {"mag_weight": 0.0} if kind == "zero" else {}
-        mode = MODES.get(kind, "delta_rule")
-        return get_tptt_model(copy.deepcopy(base), config, operator_mode=mode, **zero)[0]
+        mode, share = MODES.get(kind, "delta_rule"), 0.0 if kind == "zero" else 0.5
+        copied = copy.deepcopy(base)
+        return get_tptt_model(copied, config, operator_mode=mode, mag_weight=share)[0]
     from tptt.modeling_tptt import (  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
         get_tptt_model,
     )
