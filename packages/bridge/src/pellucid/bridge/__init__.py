@@ -7,6 +7,7 @@ them, and a run without hooks is the model's own.
 
 from pellucid.bridge._act_names import get_act_name
 from pellucid.bridge._bridge import TransformerBridge
+from pellucid.bridge._build import build_bridge_from_module
 from pellucid.bridge._cache import ActivationCache
 from pellucid.bridge._config import TransformerBridgeConfig
 from pellucid.bridge._errors import (
@@ -15,11 +16,13 @@ from pellucid.bridge._errors import (
     HookNameError,
     StopAtLayerException,
 )
+from pellucid.bridge._generation import GenerateOutput
 from pellucid.bridge._infer import infer_architecture
 from pellucid.bridge._loss import lm_accuracy, lm_cross_entropy_loss
 from pellucid.bridge._points import HookPoint, LensHandle
 from pellucid.bridge._record import Architecture, Attention, Block, Mixer, Mlp, Stack
 from pellucid.bridge._registry import find_record, known_architectures, register_architecture
+from pellucid.bridge._sampling import sample_logits
 from pellucid.bridge._table import HookSpec, HookTable
 
 __all__ = [
@@ -28,6 +31,7 @@ __all__ = [
     "ArchitectureError",
     "Attention",
     "Block",
+    "GenerateOutput",
     "HookError",
     "HookNameError",
     "HookPoint",
@@ -40,6 +44,7 @@ __all__ = [
     "StopAtLayerException",
     "TransformerBridge",
     "TransformerBridgeConfig",
+    "build_bridge_from_module",
     "find_record",
     "get_act_name",
     "infer_architecture",
@@ -47,4 +52,5 @@ __all__ = [
     "lm_accuracy",
     "lm_cross_entropy_loss",
     "register_architecture",
+    "sample_logits",
 ]

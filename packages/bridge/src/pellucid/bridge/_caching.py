@@ -8,6 +8,7 @@ from torch.nn.functional import pad
 
 from pellucid.bridge._errors import HookError
 from pellucid.bridge._points import HookPoint
+from pellucid.core import ArgumentError
 
 _MATRICES = ("hook_pattern", "hook_attn_scores")
 
@@ -17,18 +18,32 @@ class CacheWriter:
 
     Args:
         device: Where to; where they are if None.
-        pos_slice: Which positions: None, a number, a slice, or (start, stop).
-        copies: Whether to keep copies, of a model that writes into activations it has made.
+        pos_slice: Which positions: None, a number, a slice, (start, stop), or a list of numbers.
+        held: Where to write; a new dictionary if None.
+        drops_batch: Whether to drop the axis of a batch of one.
+        copies: Whether to keep copies: for models that write into what they have computed.
+
+    Raises:
+        ArgumentError: (a ValueError) If `pos_slice` is none of these.
     """
 
     def __init__(
-        self, *, device: torch.device | str | None, pos_slice: Any, copies: bool = False
+        self,
+        *,
+        device: torch.device | str | None = None,
+        pos_slice: Any = None,
+        held: dict[str, Tensor] | None = None,
+        drops_batch: bool = False,
+        copies: bool = False,
     ) -> None:
-        self.held: dict[str, Tensor] = {}
-        self._versions: dict[str, int] = {}
+        self.held: dict[str, Tensor] = {} if held is None else held
+        self._versions: list[tuple[str, Tensor, int]] = []
         self._device = device
+        self._positions = _read_positions(pos_slice)
+        self._drops_batch = drops_batch
         self._copies = copies
-        self._positions = slice(*pos_slice) if isinstance(pos_slice, tuple) else pos_slice
+        # All that has to be done to most tensors is to detach them.
+        self._is_plain = device is None and self._positions is None and not (drops_batch or copies)
 
     def keep(self, value: Tensor, hook: HookPoint) -> None:
         """Keep an activation, apart from its graph and in the same memory."""
@@ -44,41 +59,61 @@ class CacheWriter:
         Raises:
             HookError: If the model has since written into an activation's memory.
         """
-        changed = [n for n, v in self._versions.items() if self.held[n]._version != v]
+        changed = [name for name, kept, version in self._versions if kept._version != version]
         if changed:
             raise HookError(
-                f"the model has changed {changed[0]!r} in place after it was cached. Attach a hook "
-                "that keeps a clone: fwd_hooks=[(name, lambda value, hook: value.clone())]."
+                f"the model has changed {changed[0]!r} in place after it was cached. Say so in its "
+                "record, Architecture(writes_in_place=True), and the cache keeps copies."
             )
 
     def _keep(self, name: str, value: Tensor) -> None:
         kept = value.detach()
-        if self._positions is not None:
-            # Positions are the second axis, or the last but one of scores and patterns.
-            axis = -2 if name.endswith(_MATRICES) else 1
-            kept = kept[(slice(None),) * (axis % kept.ndim) + (self._positions,)]
-        if self._device is not None:
-            kept = kept.to(self._device)
-        if self._copies:
-            kept = kept.clone()
+        if not self._is_plain:
+            kept = self._reduce(name, kept)
         self.held[name] = kept
         if not kept.is_inference():
-            self._versions[name] = kept._version
+            self._versions.append((name, kept, kept._version))
+
+    def _reduce(self, name: str, kept: Tensor) -> Tensor:
+        if self._positions is not None:
+            # Positions are the second axis, or the last but one of scores and patterns.
+            axis = -2 if name.removesuffix("_grad").endswith(_MATRICES) else 1
+            kept = kept[(slice(None),) * (axis % kept.ndim) + (self._positions,)]
+        if self._drops_batch and len(kept) == 1:
+            kept = kept[0]
+        if self._device is not None:
+            kept = kept.to(self._device)
+        return kept.clone() if self._copies else kept
+
+
+def _read_positions(given: Any) -> Any:
+    if given is None or isinstance(given, (int, slice)):
+        return given
+    if isinstance(given, tuple) and all(one is None or isinstance(one, int) for one in given):
+        return slice(*given)
+    if isinstance(given, Tensor) and not given.is_floating_point():
+        return given
+    if isinstance(given, list) and all(isinstance(one, int) for one in given):
+        return given
+    raise ArgumentError(
+        "pos_slice must be a position, a slice, (start, stop), or a list of positions, got "
+        f"{given!r}."
+    )
 
 
 def join_steps(steps: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Return what was kept while generating as if it had been kept in one run.
 
     Each step holds the positions that it computed; scores and patterns of earlier steps have fewer
-    keys, and get the rest as what a mask would make of it.
+    keys, and get the rest as what a mask would make of it. What only the first step computes, an
+    encoder say, is as that step left it.
     """
-    if not steps:
-        return {}
-    return {name: _join(name, [step[name] for step in steps]) for name in steps[0]}
+    names = dict.fromkeys(name for step in steps for name in step)
+    return {name: _join(name, [step[name] for step in steps if name in step]) for name in names}
 
 
 def _join(name: str, parts: list[Tensor]) -> Tensor:
-    if name.endswith("hook_rot_k"):
+    if len(parts) == 1 or name.endswith("hook_rot_k"):
         # Every step attends to all keys so far; the last one to all there are.
         return parts[-1]
     if not name.endswith(_MATRICES):

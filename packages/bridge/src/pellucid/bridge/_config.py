@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from pellucid.bridge._heads import read_width
 from pellucid.bridge._record import Architecture
 from pellucid.core import ArgumentError
 
 # Each of our names, and those under which configurations of transformers keep it.
 _NAMES: dict[str, tuple[str, ...]] = {
-    "d_model": ("hidden_size", "n_embd", "d_model", "model_dim", "emb_dim", "dim"),
-    "n_heads": ("num_attention_heads", "n_head", "num_heads"),
-    "n_layers": ("num_hidden_layers", "n_layer", "num_layers"),
+    "n_heads": ("num_attention_heads", "n_head", "num_heads", "n_heads"),
+    "n_layers": ("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
     "n_key_value_heads": ("num_key_value_heads", "num_kv_heads"),
     "n_ctx": ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length"),
     "d_mlp": ("intermediate_size", "n_inner", "d_ff", "ffn_dim", "ffn_hidden_size"),
@@ -128,29 +128,42 @@ class TransformerBridgeConfig:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_model(cls, model: nn.Module, record: Architecture) -> "TransformerBridgeConfig":
+    def from_model(
+        cls, model: nn.Module, record: Architecture, config: Any = None
+    ) -> "TransformerBridgeConfig":
         """Read the configuration of a model of transformers; several words, one meaning."""
-        held: Any = model.config
+        held: Any = model.config if config is None else config
         text = held.get_text_config() if hasattr(held, "get_text_config") else held
-        found = {name: _first(text, theirs) for name, theirs in _NAMES.items()}
+        made = cls.from_dict({**_read_sizes(text), "d_model": read_width(text)})
         block = record.stacks[-1].block
         weight = next(model.parameters(), torch.empty(0))
-        named = {
-            "architecture": type(model).__name__,
-            "model_name": getattr(held, "_name_or_path", "") or type(model).__name__,
-            "device": str(weight.device),
-            "dtype": weight.dtype,
-            "gated_mlp": block.mlp is not None and bool(block.mlp.gate or block.mlp.gate_in),
-            "attn_only": block.mlp is None,
-            "parallel_attn_mlp": _is_parallel(block.is_parallel, text),
-            "normalization_type": _norm_type(model),
-            "positional_embedding_type": _position_type(record, text),
-        }
-        return cls(**{k: v for k, v in {**found, **named}.items() if v is not None})
+        made.architecture = type(model).__name__
+        made.model_name = getattr(held, "_name_or_path", "") or made.architecture
+        made.device, made.dtype = str(weight.device), weight.dtype
+        made.gated_mlp = block.mlp is not None and bool(block.mlp.gate or block.mlp.gate_in)
+        made.attn_only = block.mlp is None
+        made.parallel_attn_mlp = _is_parallel(block.is_parallel, text)
+        made.normalization_type = _norm_type(model)
+        made.positional_embedding_type = _position_type(record, text)
+        return made
+
+
+def _read_sizes(config: Any) -> dict[str, Any]:
+    """Return what a configuration says, under our names; what it does not say is left out."""
+    found = {name: _first(config, theirs) for name, theirs in _NAMES.items()}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _first(config: Any, names: tuple[str, ...]) -> Any:
-    return next((v for n in names if (v := getattr(config, n, None)) is not None), None)
+    return next((v for n in names if (v := _read(config, n)) is not None), None)
+
+
+def _read(config: Any, name: str) -> Any:
+    try:
+        return getattr(config, name, None)
+    except (AttributeError, ValueError):
+        # Some configurations refuse what differs from layer to layer.
+        return None
 
 
 def _is_parallel(declared: bool | str, config: Any) -> bool:

@@ -52,6 +52,7 @@ class Generation:
     original_model: Any
     tokenizer: Any
     cfg: Any
+    hf_config: Any
     device: Any
     hooks: Callable[..., Any]
     running: Callable[..., Any]
@@ -287,8 +288,8 @@ class Generation:
             )
         rest = {**({} if mask is None else {"attention_mask": mask}), **positions, **more}
         model = {"input_ids": tokens, **rest}
-        if getattr(self.original_model.config, "is_encoder_decoder", False):
-            start = self.original_model.config.decoder_start_token_id or 0
+        if getattr(self.hf_config, "is_encoder_decoder", False):
+            start = self.hf_config.decoder_start_token_id or 0
             tokens = tokens.new_full((len(tokens), 1), start)
             model["decoder_input_ids"] = tokens
         return Prompt(model=model, tokens=tokens, is_text=is_text, is_single=is_single)
@@ -341,7 +342,8 @@ class _Collector:
     def watch(self) -> Any:
         if not self._names:
             return contextlib.nullcontext()
-        writer = CacheWriter(device=self._device, pos_slice=None)
+        copies = self._bridge.adapter.writes_in_place
+        writer = CacheWriter(device=self._device, pos_slice=None, copies=copies)
         self._writers.append(writer)
         return self._bridge.hooks([(name, writer.keep) for name in self._names])
 
@@ -361,11 +363,11 @@ def _check(max_new_tokens: int, return_type: str, padding_side: str | None) -> N
 
 
 @contextlib.contextmanager
-def _progress(total: int, *, shown: bool) -> Generator[Callable[[], None]]:
+def _progress(total: int, *, shown: bool) -> Generator[Callable[[], Any]]:
     if not shown or not sys.stderr.isatty():
         yield lambda: None
         return
     from tqdm.auto import tqdm  # noqa: PLC0415 - for terminals alone
 
     with tqdm(total=total, unit="token") as bar:
-        yield lambda: bar.update() and None
+        yield bar.update

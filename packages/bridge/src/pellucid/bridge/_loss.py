@@ -48,3 +48,24 @@ def lm_accuracy(
     """
     hits = (logits[:, :-1].argmax(-1) == tokens[:, 1:]).float()
     return hits if per_token else hits.mean()
+
+
+@boundary
+def label_loss(
+    logits: Float[Tensor, "batch pos d_vocab"],
+    labels: Int[Tensor, "batch pos"],
+    per_token: bool = False,
+) -> Float[Tensor, "*shape"]:
+    """Return the cross-entropy of each position's label, in nats.
+
+    Args:
+        logits: Float, of shape (batch, pos, d_vocab); computed with in float32 at least.
+        labels: Int, of shape (batch, pos); negative where a position does not count.
+        per_token: Whether to return each position's loss, of shape (batch, pos), 0 where it does
+            not count, instead of the mean.
+    """
+    precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    counts = labels >= 0
+    chosen = labels.clamp(min=0).unsqueeze(-1)
+    losses = -precise.log_softmax(-1).gather(-1, chosen).squeeze(-1).masked_fill(~counts, 0.0)
+    return losses if per_token else losses.sum() / counts.sum().clamp(min=1)

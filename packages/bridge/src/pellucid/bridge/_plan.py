@@ -29,6 +29,13 @@ class Functions:
             for handle in point.bwd_hooks:
                 self.add(point.name, handle.hook, "bwd")
 
+    def extend(self, other: "Functions") -> None:
+        """Call those of another after those already there."""
+        for name, held in other.forward.items():
+            self.forward.setdefault(name, []).extend(held)
+        for name, held in other.backward.items():
+            self.backward.setdefault(name, []).extend(held)
+
     def names(self) -> list[str]:
         """Return the names at which something is to be called."""
         return list({**self.forward, **self.backward})
@@ -53,6 +60,7 @@ def compile_execution(
     enter: Iterable[Enter] = (),
     *,
     step: int | None = None,
+    last: Iterable[Step] = (),
 ) -> Execution:
     """Return the run in which these functions are called, in the order of the forward pass.
 
@@ -63,6 +71,7 @@ def compile_execution(
         further: Steps that come before those.
         enter: Further things that the run does at its start.
         step: Which step of generation the run is.
+        last: Steps that come after all others.
     """
     steps: list[Step] = list(further)
     inside: list[AttentionSteps] = []
@@ -74,4 +83,5 @@ def compile_execution(
         )
         for made in table[name].tap.steps(fire):
             (steps if isinstance(made, Step) else inside).append(made)  # pyright: ignore[reportArgumentType] - one list each
+    steps.extend(last)
     return Execution(steps, [*enter, *enter_attention(merge_steps(inside))], step=step)

@@ -75,6 +75,10 @@ class HookTable(Mapping[str, HookSpec]):
     def __len__(self) -> int:
         return len(self._specs)
 
+    def find(self, name: str) -> str | None:
+        """Return the canonical name for a name or an alias, None if the model has neither."""
+        return self._canonical.get(name)
+
     def resolve(self, key: HookKey) -> str:
         """Return the canonical name for a key.
 
@@ -112,7 +116,7 @@ class HookTable(Mapping[str, HookSpec]):
         if names_filter is None:
             return [name for name, spec in self._specs.items() if spec.gate not in closed]
         if isinstance(names_filter, (str, tuple)):
-            return [self.resolve(names_filter)]
+            return [self.resolve(names_filter)]  # pyright: ignore[reportArgumentType] - a tuple is one key
         if callable(names_filter):
             return [
                 name

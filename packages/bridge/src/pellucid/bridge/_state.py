@@ -1,0 +1,96 @@
+"""What a bridge holds: a model, its table of activations and its hook points."""
+
+from collections.abc import Sequence
+from contextvars import ContextVar
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import nn
+
+from pellucid.bridge._config import TransformerBridgeConfig
+from pellucid.bridge._describe import describe_model, list_blocks
+from pellucid.bridge._infer import infer_architecture
+from pellucid.bridge._plan import Functions
+from pellucid.bridge._points import HookPoint
+from pellucid.bridge._record import Architecture
+from pellucid.bridge._registry import find_record
+from pellucid.bridge._table import HookTable
+from pellucid.bridge._taps import Passing
+
+
+class BridgeState(nn.Module):
+    """The parts of a bridge that its methods share.
+
+    Args:
+        model: A model of transformers.
+        adapter: What it is; found by its class, else by its structure, when omitted.
+        tokenizer: Its tokenizer, for inputs that are text.
+        config: Its configuration, for modules that hold none.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        adapter: Architecture | None = None,
+        tokenizer: Any = None,
+        *,
+        config: Any = None,
+    ) -> None:
+        super().__init__()
+        self.original_model: Any = model
+        self.hf_config: Any = model.config if config is None else config
+        self.training = model.training
+        self.adapter = adapter or find_record(model) or infer_architecture(model)
+        self.tokenizer = tokenizer
+        self.processor: Any = None
+        self.compatibility_mode = False
+        if isinstance(config, TransformerBridgeConfig):
+            self.cfg = config
+        else:
+            self.cfg = TransformerBridgeConfig.from_model(model, self.adapter, self.hf_config)
+        self._stacks = {s.name: list_blocks(model, s) for s in self.adapter.stacks}
+        n_layers = max(map(len, self._stacks.values()))
+        specs = describe_model(model, self.adapter, text_config(self.hf_config))
+        self._table = HookTable(specs, n_layers)
+        # Which points have hooks, so that a run need not look at all of them.
+        self._attached: set[str] = set()
+        self._points = {name: HookPoint(name, self._attached) for name in self._table}
+        aliases = {alias: self._points[name] for alias, name in self._table.aliases.items()}
+        self._hook_dict = MappingProxyType({**self._points, **aliases})
+        self._modules_by_name = _find_components(self._table)
+        self._context: ContextVar[tuple[Functions, ...]] = ContextVar("hooks", default=())
+        self._undo_boot: list[Any] = []
+        self._n_items: int | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model takes its inputs."""
+        find = getattr(self.original_model, "get_input_embeddings", None)
+        weight = next(self.original_model.parameters()) if find is None else find().weight
+        return weight.device
+
+    def _first_stack(self) -> Sequence[nn.Module]:
+        return next(iter(self._stacks.values()))
+
+
+def text_config(config: Any) -> Any:
+    """Return that part of a configuration that concerns text, if it has several."""
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def _find_components(table: HookTable) -> MappingProxyType[str, nn.Module | None]:
+    found: dict[str, nn.Module | None] = {}
+    for name, spec in table.items():
+        owner, _, place = name.rpartition(".")
+        if not owner:
+            continue
+        tap = spec.tap
+        module = None
+        if isinstance(tap, Passing) and (
+            place == "hook_in" or (place == "hook_out" and tap.is_whole)
+        ):
+            module = tap.module
+        if found.get(owner) is None:
+            found[owner] = module
+    return MappingProxyType(found)
