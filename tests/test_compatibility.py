@@ -213,6 +213,7 @@ LOSSES: dict[str, dict[str, Any]] = {
     "response-lm-score": JUDGED,
     "similarity": {},
     "steering-activation": {},
+    "target-start-nll": {},
     "trigger-perplexity": {},
 }
 

@@ -177,14 +177,19 @@ def test_wandb_has_configuration_steps_and_summary(services):
 def test_wandb_goes_on_under_the_id_of_the_run_it_resumes(services):
     first = make("wandb", services)
     record(first)
+    begun = first.run_id
     record(first, steps=(3,), resume_from_step=2)
-    later = make("wandb", services, run_id=first.run_id)
+    later = make("wandb", services, run_id=begun)
     record(later, steps=(4,), resume_from_step=3)
+    assert first.run_id == later.run_id == begun
     record(later)  # another run, not a continuation
-    ids = [run["id"] for run in read_wandb(services)]
-    assert sorted(ids) == sorted([first.run_id] * len(set(ids[:1])) + ids[1:])
-    assert len(set(ids)) == 2
-    assert later.run_id != first.run_id
+    runs = read_wandb(services)
+    # One folder for each continuation; two of one second share theirs, and the later one's stays.
+    assert {run["id"] for run in runs} == {begun, later.run_id}
+    assert later.run_id != begun
+    steps = {run["id"]: [step["_step"] for step in run["steps"]] for run in runs}
+    assert steps[later.run_id] == [1, 2]
+    assert steps[begun] == [4]
 
 
 def test_tensorboard_has_scalars_and_texts(services):
