@@ -262,7 +262,7 @@ class _SoftmaxInterceptor(TorchFunctionMode):
         return self._fire_apart(self._step.pattern, pattern, n_heads)
 
     def _count_joined(self, scores: Tensor) -> int | None:
-        """Return the number of heads where samples and heads stand on one axis: XGLM, BART's kin."""
+        """Return the number of heads where samples and heads stand on one axis: XGLM, TrOCR."""
         if scores.ndim != 3:
             return None
         n_heads = getattr(self._step.module, "num_heads", None)

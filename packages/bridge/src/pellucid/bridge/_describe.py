@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from pellucid.bridge._describe_block import describe_block
-from pellucid.bridge._describe_parts import STREAM, describe_leaf, describe_norm
+from pellucid.bridge._describe_parts import describe_leaf, describe_norm
 from pellucid.bridge._errors import ArchitectureError
 from pellucid.bridge._heads import read_width
 from pellucid.bridge._record import Architecture, Stack
@@ -68,7 +68,11 @@ def describe_model(model: nn.Module, record: Architecture, config: Any) -> Itera
 
 
 def _describe_all(model: nn.Module, record: Architecture, config: Any) -> Iterator[HookSpec]:
-    before = {name: path for name, path in record.parts.items() if name in _BEFORE_BLOCKS}
+    before = {
+        name: path
+        for name, path in record.parts.items()
+        if name.removeprefix("decoder_") in _BEFORE_BLOCKS
+    }
     after = {name: path for name, path in record.parts.items() if name not in before}
     width = read_width(config)
     yield from _describe_parts(model, before, width)
@@ -103,8 +107,8 @@ def _describe_parts(model: nn.Module, parts: Mapping[str, str], width: int) -> I
             continue
         meaning = _MEANINGS.get(name, f"what {name} gives")
         taken, given = describe_leaf(name, module, meaning, None, _ALIASES.get(name, ()))
-        shapes = {"taken": "batch pos" if name.endswith("embed") and name != "unembed" else STREAM}
-        yield replace(taken, shape=shapes["taken"])
+        is_embedding = name.endswith("embed") and name != "unembed"
+        yield replace(taken, shape="batch pos") if is_embedding else taken
         if name.endswith("ln_final") or name.endswith("embed_ln"):
             yield from describe_norm(name, module, width, None)
         yield replace(given, shape="batch pos d_vocab") if name == "unembed" else given

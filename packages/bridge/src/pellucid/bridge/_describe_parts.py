@@ -48,9 +48,15 @@ class BlockView:
         return float(getattr(self.config, declared)) if isinstance(declared, str) else declared
 
     def find(self, path: str | None, within: nn.Module | None = None) -> Any:
-        """Return the module at a path, within a part unless the path begins with a dot."""
+        """Return the module at a path, within a part unless the path begins with a dot.
+
+        Of several paths with bars between them, the first that leads somewhere.
+        """
         if path is None:
             return None
+        if "|" in path:
+            found = (self.find(choice, within) for choice in path.split("|"))
+            return next((module for module in found if module is not None), None)
         if path.startswith("."):
             within, path = None, path[1:]
         root = self.block if within is None else within

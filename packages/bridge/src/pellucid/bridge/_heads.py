@@ -69,6 +69,9 @@ def view_projection(module: nn.Module, heads: HeadCounts, which: str) -> tuple[V
     """Return the view by head of a projection of its own, and how many heads it shows."""
     n_heads = heads.queries if which == "q" else heads.keys
     width = width_out(module)
+    if which == "q" and width == 2 * heads.queries * heads.d_head:
+        # The second half of each head is a gate on what it gathers: Qwen3-Next.
+        return HeadSpan(heads.queries, 0, heads.d_head), heads.queries
     if width is not None and width % heads.d_head == 0:
         # The weight knows best: latent attention and padded heads differ from what is declared.
         n_heads = width // heads.d_head

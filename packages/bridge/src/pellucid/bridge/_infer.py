@@ -108,15 +108,18 @@ def _find_parts(model: Any, trace: Trace, stacks: dict[str, str]) -> dict[str, s
     inside = {module for path in stacks.values() for module in model.get_submodule(path).modules()}
     embed, unembed = model.get_input_embeddings(), model.get_output_embeddings()
     parts: dict[str, str] = {}
+    if trace.has(embed):
+        parts["embed"] = paths[embed]
     for module in sorted(set(paths) - inside - {embed, unembed, model}, key=trace.place):
-        call, name = trace.first(module), paths[module].rpartition(".")[2]
+        call, path = trace.first(module), paths[module]
         if call is not None:
-            role = _role_of(module, name, call, _ends(model, trace, stacks))
+            role = _role_of(module, path.rpartition(".")[2], call, _ends(model, trace, stacks))
             if role is not None:
-                parts.setdefault(role, paths[module])
-    held = {"embed": paths.get(embed), **parts}
-    held["unembed"] = paths.get(unembed) if unembed is not None else None
-    return {name: found for name, found in held.items() if found is not None}
+                is_second = len(stacks) > 1 and "decoder" in path and "decoder" not in role
+                parts.setdefault(f"decoder_{role}" if is_second else role, path)
+    if unembed is not None and trace.has(unembed):
+        parts["unembed"] = paths[unembed]
+    return parts
 
 
 def _ends(model: nn.Module, trace: Trace, stacks: dict[str, str]) -> list[tuple[str, Call, Call]]:
@@ -134,6 +137,8 @@ def _role_of(
     module: nn.Module, name: str, call: Call, ends: list[tuple[str, Call, Call]]
 ) -> str | None:
     kind = type(module).__name__.lower()
+    if isinstance(module, nn.Embedding) and ("embed_tokens" in name or name == "shared"):
+        return "embed"
     if isinstance(module, nn.Embedding) and "type" in name:
         return "token_type_embed"
     if isinstance(module, nn.Embedding) and ("pos" in name or name == "wpe"):
@@ -144,7 +149,7 @@ def _role_of(
         return None
     for prefix, first, last in ends:
         if is_same(call.given, first.taken):
-            return f"{prefix}embed_ln"
+            return "embed_ln"
         if is_same(call.taken, last.given):
             return f"{prefix}ln_final"
     return None

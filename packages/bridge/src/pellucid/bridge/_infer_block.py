@@ -1,7 +1,6 @@
 """What one block is, found in the trace of a forward pass."""
 
 import dataclasses
-import os
 import re
 from typing import Any
 
@@ -122,7 +121,7 @@ class _BlockReader:
             return "linear"
         # Without the model's own name, which may well be that of a kind: RecurrentGemmaMLP.
         block, own = type(self._block).__name__, type(module).__name__
-        own = own.removeprefix(os.path.commonprefix([block, own]))
+        own = own[_count_shared(block, own) :]
         if _MLP.search(name):
             return "mlp"
         if _MIXER.search(own) or (_MIXER.search(name) and not _ATTENTION.search(own)):
@@ -153,7 +152,7 @@ class _BlockReader:
             for name, child in children.items()
         )
         return holds and (
-            "norm" in kinds or len(children) > 1 and "expert" not in "".join(children)
+            "norm" in kinds or (len(children) > 1 and "expert" not in "".join(children))
         )
 
     def _is_cross(self, module: nn.Module) -> bool:
@@ -273,6 +272,12 @@ class _BlockReader:
             return None
         same = abs(factors[0] - factors[1]) < 1e-3 * abs(factors[0])
         return round(factors[0], 5) if same and abs(factors[0] - 1) > 1e-3 else None
+
+
+def _count_shared(first: str, second: str) -> int:
+    """Return with how many letters two names begin alike."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(first), len(second)))
 
 
 def _factor(total: Tensor | None, stream: Tensor | None, result: Tensor | None) -> float | None:

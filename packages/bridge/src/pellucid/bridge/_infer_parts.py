@@ -134,7 +134,14 @@ def read_mlp(
         router, experts = _find_experts(module, trace)
         if experts is not None:
             gives = () if router is None else _read_router(module.get_submodule(router), trace)
-            return Mlp(path=path, router=router, experts=experts, router_gives=gives)
+            shared = {n: n for n, m in module.named_children() if "shared" in n and trace.has(m)}
+            return Mlp(
+                path=path,
+                router=router,
+                experts=experts,
+                router_gives=gives,
+                extra=MappingProxyType(shared),
+            )
         layers = [m for m in layers if "expert" not in paths[m]]
     layers = sorted(layers, key=trace.place)
     if len(layers) < 2:
@@ -144,10 +151,12 @@ def read_mlp(
     first = trace.first(layers[0])
     return Mlp(
         path=path,
+        in_=roles.get("in_"),
+        gate=roles.get("gate"),
+        gate_in=roles.get("gate_in"),
         out=paths[out],
         is_flat=first is not None and first.taken is not None and first.taken.ndim == 2,
         adds_residual=module is not None and _adds_residual(module, out, trace),
-        **roles,
     )
 
 

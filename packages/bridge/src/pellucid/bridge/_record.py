@@ -2,7 +2,8 @@
 
 Paths are dotted, relative to the model for an `Architecture` and a `Stack`, to the block for a
 `Block`, and to the part itself for what is inside attention, MLP and mixer; there, a dot at the
-start means relative to the block. A part that a block of a model does not have (no bias, no
+start means relative to the block. Bars stand between paths of which the first that exists is meant,
+where releases of one architecture differ. A part that a block of a model does not have (no bias, no
 post-norm, a mixer in place of attention) is left out silently for that block: hybrids are one
 record.
 """
@@ -10,7 +11,7 @@ record.
 import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 Fusion = Literal["spans", "heads", "groups", "partitions"]
 """How a fused projection arranges queries, keys and values along its output.
@@ -24,7 +25,7 @@ RouterItem = Literal["logits", "weights", "indices"]
 """What a router gives: a score for each expert, the weights of those chosen, which they are."""
 
 
-def _nothing() -> Mapping[str, str]:
+def _nothing() -> Any:
     return dataclasses.field(default_factory=lambda: MappingProxyType[str, str]({}))
 
 
