@@ -17,8 +17,9 @@ def import_extra(module: str, *, extra: str) -> Any:
     Raises:
         MissingDependencyError: (an ImportError) If it is not installed.
     """
-    if module in sys.modules:
-        return sys.modules[module]
+    held = sys.modules.get(module)
+    if held is not None:
+        return held
     try:
         with undisturbed():
             return importlib.import_module(module)

@@ -26,8 +26,8 @@ _CONNECTION_ERRORS = frozenset(
         "TryAgain",
     }
 )
-# What SDKs raise by these bare names they raise before they send anything: a key is missing.
-_UNSENT = frozenset({"AnthropicError", "OpenAIError"})
+# The bare base class of an SDK's errors is what it raises before it sends anything: a key is missing.
+_UNSENT = frozenset({("anthropic", "AnthropicError"), ("openai", "OpenAIError")})
 _LONGEST_MESSAGE = 300
 
 
@@ -103,7 +103,7 @@ def classify(error: Exception) -> Failure:
         )
         is_transient = is_cut or _is_connection_error(error)
         return Failure(message=message, is_transient=is_transient, is_malformed=is_cut)
-    if any(type(each).__name__ in _UNSENT for each in _chain(error)):
+    if any(_kind_of(each) in _UNSENT for each in _chain(error)):
         # litellm reports it as an error of the server's.
         return Failure(message=message, is_unauthorized=True)
     is_broke = status == 429 and any(word in _all_words(error) for word in _NO_MONEY)
@@ -131,6 +131,11 @@ def _all_words(error: BaseException) -> str:
     for each in _chain(error):
         words += [str(each), str(getattr(each, "code", "")), str(getattr(each, "body", ""))]
     return " ".join(words)
+
+
+def _kind_of(error: BaseException) -> tuple[str, str]:
+    kind = type(error)
+    return kind.__module__.partition(".")[0], kind.__name__
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -22,7 +22,7 @@ def import_litellm() -> Any:
     Raises:
         MissingDependencyError: (an ImportError) If it is not installed.
     """
-    if "litellm" in sys.modules:
+    if sys.modules.get("litellm") is not None:
         return sys.modules["litellm"]
     with _variable(_OFFLINE, "True"), undisturbed():
         litellm = import_extra("litellm", extra="litellm")

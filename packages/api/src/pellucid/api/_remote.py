@@ -267,9 +267,11 @@ class RemoteModel(BaseModel, LossTextAccessMixin, ABC):
             return
         first = errors[failed[0]]
         status = getattr(first, "status", None)
+        said = str(first)
+        others = " The others' answers are in this error's `output`; strict=False returns them."
         raise BatchError(
-            f"{len(failed)} of {len(errors)} requests failed; the first, item {failed[0]}: {first} "
-            "The others' answers are in this error's `output`; strict=False returns them.",
+            f"{len(failed)} of {len(errors)} requests failed; the first, item {failed[0]}: {said}"
+            f"{'' if said.endswith('.') else '.'}{others if len(failed) < len(errors) else ''}",
             errors=errors,
             output=output,
             status=status,
