@@ -112,6 +112,13 @@ def root_plants() -> Iterator[Plant]:
         '["pellucid.core", "pellucid.losses", "pellucid.testing"]',
     )
     yield Plant(
+        "root_installs_what_tests_need",
+        LOSSES,
+        'test = ["peft>=0.1", "pellucid-testing"]',
+        "its tests need peft",
+        'test = ["pellucid-testing"]',
+    )
+    yield Plant(
         "directions_are_declared",
         "pyproject.toml",
         'layers = ["pellucid.losses", "pellucid.testing", "pellucid.core"]',

@@ -26,6 +26,7 @@ CHECKS: tuple[Check, ...] = (
     declarations.sibling_bounds_are_true,
     declarations.entry_points_exist,
     declarations.root_depends_on_every_package,
+    declarations.root_installs_what_tests_need,
     declarations.changelog_index_is_complete,
     declarations.directions_are_declared,
     declarations.declared_siblings_are_allowed,

@@ -142,6 +142,23 @@ def root_depends_on_every_package(workspace: Workspace) -> Iterator[Violation]:
             )
 
 
+def root_installs_what_tests_need(workspace: Workspace) -> Iterator[Violation]:
+    """A test group's needs are in the root's environment too: there its tests would be skipped."""
+    for package in workspace.packages:
+        for need in package.test_group:
+            if not any(_covers(held, need) for held in workspace.installed):
+                extras = f"[{','.join(sorted(need.extras))}]" if need.extras else ""
+                yield Violation(
+                    workspace.show(package.root / "pyproject.toml"),
+                    f"its tests need {need.name}{extras}, which the root does not install",
+                    "add it to the root's dependency group tests",
+                )
+
+
+def _covers(held: Requirement, need: Requirement) -> bool:
+    return held.name == need.name and held.extras >= need.extras
+
+
 def changelog_index_is_complete(workspace: Workspace) -> Iterator[Violation]:
     """The root changelog leads to the changelog of every package."""
     path = workspace.root / "CHANGELOG.md"

@@ -171,6 +171,13 @@ class Workspace:
         """Packages by directory name."""
         return {package.name: package for package in self.packages}
 
+    @cached_property
+    def installed(self) -> tuple[Requirement, ...]:
+        """What `uv sync` at the root installs: the root's dependencies and its dev group."""
+        groups: Mapping[str, list[Any]] = self.pyproject.get("dependency-groups", {})
+        dependencies: list[Any] = self.pyproject.get("project", {}).get("dependencies", [])
+        return parse_all([*dependencies, *_flatten(groups, "dev")])
+
     @property
     def tools(self) -> Table:
         """The `[tool]` tables of the root."""
@@ -210,6 +217,14 @@ def read_toml(path: Path) -> Table:
         raise WorkspaceError(f"{path} is missing; every package needs one") from error
     except tomllib.TOMLDecodeError as error:
         raise WorkspaceError(f"{path} is not TOML: {error}") from error
+
+
+def _flatten(groups: Mapping[str, list[Any]], name: str) -> Iterator[Any]:
+    for entry in groups.get(name, []):
+        if isinstance(entry, str):
+            yield entry
+        else:
+            yield from _flatten(groups, entry["include-group"])
 
 
 def normalise(distribution: str) -> str:

@@ -26,7 +26,7 @@ _CONNECTION_ERRORS = frozenset(
         "TryAgain",
     }
 )
-# The bare base class of an SDK's errors is what it raises before it sends anything: a key is missing.
+# An SDK raises the bare base class of its errors before it sends anything: a key is missing.
 _UNSENT = frozenset({("anthropic", "AnthropicError"), ("openai", "OpenAIError")})
 _LONGEST_MESSAGE = 300
 
