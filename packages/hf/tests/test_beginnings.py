@@ -7,11 +7,13 @@ from hypothesis import strategies as st
 
 from pellucid.core import CombinedLoss, Targets
 from pellucid.hf import LMHFModel, _beginnings
-from pellucid.hf._beginnings import arrange
+from pellucid.hf._beginnings import CommonRow, arrange, line_up
+from pellucid.hf._prefix import SharedPrefix
 from pellucid.testing import tiny_llama, tiny_tokenizer
 
 PREFIX = "The answer is yes! The question is: why? "
 N_TRIGGER = 7
+P1, P2 = (f"{{{{OPTIMIZED_TRIGGER_{number}}}}}" for number in (1, 2))
 SHARED = (
     "llama",
     "qwen3",
@@ -107,7 +109,7 @@ def test_batches_begin_where_the_first_of_their_rows_departs(made, always):
     lm.compute_loss_from_tokens(ids.flip(0), made.PrefillCE())
     inputs = lm._token_input_manager.get_triggered_inputs(0, ids, do_append_embeds=True)
     n_rest = inputs.input_ids.shape[1] - inputs.input_slices["trigger"].start - 1
-    assert seen == [(1, N_TRIGGER), *((2, n_rest - i) for i in (5, 3, 1))]
+    assert seen == [(1, N_TRIGGER - 1), *((2, n_rest - i) for i in (5, 3, 1))]
     stats = lm.get_usage_stats()
     assert stats["total_tokens"] == sum(n * length for n, length in seen)
     assert stats["forward_samples"] == len(ids)
@@ -208,7 +210,111 @@ def test_an_arrangement_is_of_all_candidates_and_tells_what_they_share(rows):
     arranged = arrange(ids)
     assert torch.equal(arranged.ids[arranged.sources], ids)
     assert len(arranged.ids) == len({tuple(row) for row in rows})
-    assert list(arranged.n_common) == sorted(arranged.n_common, reverse=True)
-    for row, n in zip(arranged.ids, arranged.n_common, strict=True):
-        assert torch.equal(row[:n], arranged.base[:n])
-        assert n == 4 or row[n] != arranged.base[n]
+    assert torch.equal(arranged.agrees, arranged.ids == arranged.base)
+    n_common = arranged.agrees.cumprod(dim=1).sum(dim=1).tolist()
+    assert n_common == sorted(n_common, reverse=True)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """A model that is looked at, and not run."""
+    return tiny_llama()
+
+
+SLOTS = st.permutations([0, 1, 2]).flatmap(
+    lambda parts: st.lists(st.sampled_from(parts), min_size=1, max_size=5)
+)
+
+
+@settings(max_examples=40)
+@given(
+    rows=st.lists(st.lists(st.integers(0, 1), min_size=5, max_size=5), min_size=1, max_size=12),
+    parts=SLOTS,
+    n_fixed=st.lists(st.integers(0, 3), min_size=5, max_size=5),
+)
+def test_a_line_shares_what_assembled_rows_have_in_common(tiny, rows, parts, n_fixed):
+    from pellucid.core import columns_of, place_slots
+
+    columns = columns_of([2, 1, 2])
+    slots = place_slots(n_fixed, [columns[part] for part in parts])
+    arranged = arrange(torch.tensor(rows))
+    ends, never = [], (tiny, print)
+
+    def assemble(row):
+        whole = torch.full((slots[-1].positions.stop,), -1)
+        for slot in slots:
+            whole[slot.positions] = row[slot.columns]
+        return whole
+
+    def make(n_tokens):
+        ends.append(n_tokens)
+        prefix = SharedPrefix(assemble(arranged.base)[: n_fixed[0]], *never, count_tokens=print)
+        return CommonRow(prefix, assemble(arranged.base)[:n_tokens], print, count_tokens=print)
+
+    line = line_up(arranged, slots, make)
+    assert torch.equal(line.ids[line.places], arranged.ids)
+    base = assemble(arranged.base)
+    for i in range(len(line.ids)):
+        for stop in range(i + 1, len(line.ids) + 1):
+            lent = line.lend(slice(i, stop))
+            if lent:
+                n = lent["input_prefix_cache_kwargs"]["prefix"].n_tokens
+                assert n_fixed[0] < n <= ends[0]
+                for other in line.ids[i:stop]:
+                    assert torch.equal(assemble(other)[:n], base[:n])
+
+
+PARTS = [f"{P2} or\n{P1} and\n{P2}", f"Why?\n{P1}\nthen\n{P2}", f"So\n{P2}\n!"]
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "gemma3", "gpt2"])
+@pytest.mark.parametrize("chat", [True, False], ids=["chat", "nothing before"])
+def test_parts_and_templates_that_begin_with_the_trigger_share_as_well(
+    name, chat, built, made, always
+):
+    tokenizer = tiny_tokenizer()
+    if not chat:
+        tokenizer.chat_template = None
+    ours, whole = (
+        LMHFModel(
+            built(name),
+            tokenizer=tokenizer,
+            consistency="none",
+            forward_pass_batch_size=3,
+            use_prefix_cache=on,
+        )
+        for on in (True, False)
+    )
+    ids = flipped(16, seed=5)
+    for lm in (ours, whole):
+        lm.set_inputs_from_tokens(PARTS, Targets(target_response_strs=made.targets))
+        lm.arrange_parts([3, 4])
+        lm.reset_usage_stats()
+    for loss in (made.PrefillCE(), made.HiddenNorm()):
+        close(
+            *(lm.compute_loss_from_tokens(ids, loss, keep_message_dim=True) for lm in (ours, whole))
+        )
+    n_before = ours.prefix_cache_report[0].n_tokens
+    assert bool(n_before) == chat
+    for lm in (ours, whole):
+        lm.reset_usage_stats()
+        lm.compute_loss_from_tokens(ids, made.PrefillCE())
+    ours, whole = (lm.get_usage_stats()["total_tokens"] for lm in (ours, whole))
+    assert ours < 0.8 * whole
+
+
+def test_a_trigger_with_nothing_before_it_is_shared_from_its_second_token_on(made, always):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = None
+    lm = LMHFModel(tiny_llama(), tokenizer=tokenizer, forward_pass_batch_size=2)
+    lm.set_inputs_from_tokens([made.templates[1]], Targets(target_response_strs=["Yes"]))
+    base = torch.arange(10, 10 + N_TRIGGER)
+    ids = base.repeat(2, 1)
+    ids[0, -1], ids[1, -2] = 5, 5
+    seen = shapes_seen(lm)
+    lm.compute_loss_from_tokens(ids, made.PrefillCE())
+    n_pos = lm._token_input_manager.get_triggered_inputs(
+        0, ids, do_append_embeds=True
+    ).input_ids.shape[1]
+    # The first token was run before, as a prefix.
+    assert seen == [(1, N_TRIGGER - 2), (2, n_pos - (N_TRIGGER - 2) - 1)]

@@ -1,6 +1,6 @@
 """What a causal language model does with a batch that fits: predict, answer, count."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from pellucid.core import ArgumentError, BaseLoss, MessageTargets, ModelOutput, Targets
-from pellucid.hf._beginnings import Arrangement, Beginning, CommonRow
+from pellucid.hf._beginnings import Arrangement, Beginning, CommonRow, Line, line_up
 from pellucid.hf._forward import Forward, Wanted, rows_needed
 from pellucid.hf._generation import Decoding, first_token_logprobs, generate
 from pellucid.hf._gradients import wide_dtype
@@ -136,23 +136,21 @@ class LanguageModelRuns(SlottedBackend):
         # A pass, but of no candidate.
         self._update_invoke_stats(n_tokens=n_tokens, n_samples=0)
 
-    def _lend_beginnings(self, arranged: Arrangement) -> Callable[[int, slice], dict[str, Any]]:
+    def _line_up(self, arranged: Arrangement, template_idx: int) -> Line:
         inputs: Any = self._set_token_inputs()
-        # Of a trigger of several parts, another one than the first may stand first.
-        prefixes = inputs.prefixes if inputs.n_parts < 2 else ()
-        rows = [
-            CommonRow(prefix, arranged.base, self._forward, count_tokens=self._count_shared)
-            for prefix in prefixes
-        ]
+        if not inputs.prefixes:
+            return super()._line_up(arranged, template_idx)
+        filled = inputs.get_triggered_inputs(template_idx, arranged.base[None], decode=False)
 
-        def lend(template_idx: int, batch: slice) -> dict[str, Any]:
-            n_common = arranged.count_common(batch) if rows else 0
-            if not n_common:
-                return {}
-            beginning = Beginning(rows[template_idx], n_common)
-            return {"input_prefix_cache_kwargs": {"prefix": beginning}}
+        def make_common_row(n_tokens: int) -> CommonRow:
+            return CommonRow(
+                inputs.prefixes[template_idx],
+                filled.input_ids[0, :n_tokens],
+                self._forward,
+                count_tokens=self._count_shared,
+            )
 
-        return lend
+        return line_up(arranged, filled.input_trigger_slots, make_common_row)
 
     def _find_pace(
         self, arranged: Arrangement, loss_func: BaseLoss, template_idx: int

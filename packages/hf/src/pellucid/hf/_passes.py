@@ -28,7 +28,13 @@ from pellucid.core import (
     replace_nan,
     resolve_and_compute_loss,
 )
-from pellucid.hf._beginnings import Arrangement, arrange, arrange_as_given
+from pellucid.hf._beginnings import (
+    Arrangement,
+    Line,
+    arrange,
+    arrange_as_given,
+    line_up_as_arranged,
+)
 from pellucid.hf._embedding import EmbeddingTable
 from pellucid.hf._gradients import wide_dtype
 from pellucid.hf._pace import Pace
@@ -134,15 +140,17 @@ class TriggerPasses(
         """Return the loss of each candidate in each template, NaN made +inf."""
         whole = self._arrange(ids, loss_func)
         arranged = whole if self._shards is None else self._shards.split(whole)
-        lend = self._lend_beginnings(arranged)
+        n_templates = self._set_token_inputs().n_templates
+        lines = [self._line_up(arranged, i) for i in range(n_templates)]
 
         def compute(template_idx: int, rows: slice) -> Tensor:
+            line = lines[template_idx]
             losses = self._compute_losses(
                 template_idx,
                 loss_func,
-                lend(template_idx, rows),
+                line.lend(rows),
                 is_continued=rows.start > 0,
-                trigger_ids=arranged.ids[rows],
+                trigger_ids=line.ids[rows],
             )
             return replace_nan(losses.detach()).to(self.device)
 
@@ -154,6 +162,8 @@ class TriggerPasses(
                 "_forward_pass_batch_size",
                 find_pace=functools.partial(self._find_pace, arranged, loss_func),
             )
+        pairs = zip(losses, lines, strict=True)
+        losses = torch.stack([in_line[line.places] for in_line, line in pairs])
         if self._shards is not None:
             losses = self._shards.gather(losses, len(whole.ids))
             self._usage = self._shards.add_up(usage, self._counters(), self.device)
@@ -225,9 +235,10 @@ class TriggerPasses(
             return arrange_as_given(ids)
         return arrange(ids)
 
-    def _lend_beginnings(self, arranged: Arrangement) -> Callable[[int, slice], dict[str, Any]]:
-        """Return what says how a batch of a template is to be invoked other than by itself."""
-        return lambda template_idx, rows: {}
+    def _line_up(self, arranged: Arrangement, template_idx: int) -> Line:
+        """Put candidates into the order in which they are to go through a template."""
+        del template_idx
+        return line_up_as_arranged(arranged)
 
     def _find_pace(
         self, arranged: Arrangement, loss_func: BaseLoss, template_idx: int

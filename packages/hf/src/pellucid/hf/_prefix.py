@@ -87,6 +87,10 @@ class SharedPrefix:
         """How many tokens there are."""
         return len(self._ids)
 
+    def replace_ids(self, ids: Int64[Tensor, " pos"]) -> "SharedPrefix":
+        """Return the same for other tokens."""
+        return SharedPrefix(ids, self._model, self._forward, count_tokens=self._count_tokens)
+
     @property
     def report(self) -> PrefixReport:
         """Whether the last batch shared it, and why not."""
