@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pellucid.optimizers import StepRandom, TriggerBuffer
+from pellucid.optimizers._buffer import BufferedState, hold_buffer
 
 # Few triggers and few losses, so that equal ones meet.
 entries = st.tuples(
@@ -94,3 +95,19 @@ def test_senseless_arguments_are_refused():
         buffer.get_best_trigger(2)
     with pytest.raises(ValueError, match="got 0"):
         buffer.get_best_trigger(0)
+
+
+def test_a_state_moves_to_the_best_of_its_buffer():
+    trigger = torch.tensor([1, 1])
+    state = BufferedState(
+        trigger_ids=trigger, loss=2.0, buffer_ids=trigger[None], buffer_losses=torch.tensor([2.0])
+    )
+    candidates, losses = torch.tensor([[2, 2], [3, 3]]), torch.tensor([4.0, 3.0])
+    worse = hold_buffer(state, state.buffer.merge(candidates, losses, size=2))
+    assert (worse.trigger_ids.tolist(), worse.loss) == ([1, 1], 2.0)
+    assert worse.buffer_ids.tolist() == [[1, 1], [3, 3]]
+    buffer = worse.buffer.merge(torch.tensor([[4, 4]]), torch.tensor([1.0]), size=2)
+    better = hold_buffer(worse, buffer)
+    assert (better.trigger_ids.tolist(), better.loss) == ([4, 4], 1.0)
+    assert better.buffer_losses.tolist() == [1.0, 2.0]
+    assert (state.trigger_ids.tolist(), state.buffer_losses.tolist()) == ([1, 1], [2.0])

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pellucid.optimizers import StepRandom
-from pellucid.optimizers._bulk_flips import BulkFlipState, combine_offers
+from pellucid.optimizers._bulk_flips import combine_offers
 
 
 def generator_of(seed):
@@ -40,16 +40,3 @@ def test_random_half_mixes_ranks():
         trigger, torch.arange(2), offered, n_candidates=200, generator=generator_of(0)
     )
     assert sorted(made.tolist()) == [[a, b] for a in (1, 2, 3) for b in (4, 5, 6)]
-
-
-def test_state_moves_to_the_best_of_its_buffer():
-    trigger = torch.tensor([1, 1])
-    state = BulkFlipState(
-        trigger_ids=trigger, loss=2.0, buffer_ids=trigger[None], buffer_losses=torch.tensor([2.0])
-    )
-    worse = state.merge(torch.tensor([[2, 2], [3, 3]]), torch.tensor([4.0, 3.0]), 2)
-    assert (worse.trigger_ids.tolist(), worse.loss) == ([1, 1], 2.0)
-    assert worse.buffer_ids.tolist() == [[1, 1], [3, 3]]
-    better = worse.merge(torch.tensor([[4, 4]]), torch.tensor([1.0]), 2)
-    assert (better.trigger_ids.tolist(), better.loss) == ([4, 4], 1.0)
-    assert better.buffer_losses.tolist() == [1.0, 2.0]

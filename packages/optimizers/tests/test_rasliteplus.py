@@ -190,8 +190,8 @@ class Nameless:
     all_special_ids = (0, 1, 2)
     name_or_path = ""
 
-    def __init__(self):
-        self._tiny = TinyTokenizer()
+    def __init__(self, *words):
+        self._tiny = TinyTokenizer(*words)
 
     def __len__(self):
         return self._tiny.vocab_size
@@ -206,16 +206,17 @@ class Nameless:
         return self._tiny.decode(ids)
 
 
-def test_tokenizer_without_a_name_is_known_by_itself(loss, targets):
+def test_tokenizer_without_a_name_is_known_by_its_tokens(loss, targets):
     class Wrapped(TinyLM):
         held = Nameless()
         tokenizer = property(lambda self: as_tokenizer(self.held))
 
     util = Wrapped()
-    for tokenizer in (None, util.held, util.tokenizer):
+    for tokenizer in (None, util.held, util.tokenizer, Nameless()):
         RASLITEPlusOptimizer(BlackBox(), loss, util_lm=util, tokenizer=tokenizer)
+    other = Nameless([" dog", " say", "ell", "ow"])
     with pytest.raises(ValueError, match="Leave tokenizer= out"):
-        RASLITEPlusOptimizer(BlackBox(), loss, util_lm=util, tokenizer=Nameless())
+        RASLITEPlusOptimizer(BlackBox(), loss, util_lm=util, tokenizer=other)
     optimizer = RASLITEPlusOptimizer(BlackBox(), loss, util_lm=util, num_steps=1, **SMALL)
     result = optimizer.optimize_trigger(TEMPLATES, START, targets, progress=False)
     assert result.best_loss <= result.initial_loss

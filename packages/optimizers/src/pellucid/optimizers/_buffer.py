@@ -1,12 +1,14 @@
-"""The best triggers seen, each once."""
+"""The best triggers seen, each once, and states that go on from the best of them."""
 
 import dataclasses
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from pellucid.core import ArgumentError, replace_nan
+from pellucid.optimizers._state import SearchState
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -103,6 +105,38 @@ class TriggerBuffer:
 
     def _merge_row(self, trigger_ids: Tensor, loss: float, size: int) -> "TriggerBuffer":
         return self.merge(trigger_ids[None], torch.tensor([loss]), size=size)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BufferedState(SearchState):
+    """Also holds a buffer, whose best trigger is the current one.
+
+    Attributes:
+        buffer_ids: Its triggers, int64, of shape (k, trigger_pos), the best first.
+        buffer_losses: Their losses, of shape (k,).
+    """
+
+    buffer_ids: Int64[Tensor, "k trigger_pos"]
+    buffer_losses: Float[Tensor, " k"]
+
+    @property
+    def buffer(self) -> TriggerBuffer:
+        """The buffer."""
+        return TriggerBuffer(self.buffer_ids, self.buffer_losses)
+
+
+_StateT = TypeVar("_StateT", bound=SearchState)
+
+
+def hold_buffer(state: _StateT, buffer: TriggerBuffer) -> _StateT:
+    """Return a state that holds a buffer in its fields, moved to the best trigger."""
+    return dataclasses.replace(
+        state,
+        trigger_ids=buffer.get_best_trigger().clone(),
+        loss=buffer.get_lowest_loss(),
+        buffer_ids=buffer.triggers,
+        buffer_losses=buffer.losses,
+    )
 
 
 def _find_first_rows(rows: Int64[Tensor, "n_candidates trigger_pos"]) -> Int64[Tensor, " _"]:

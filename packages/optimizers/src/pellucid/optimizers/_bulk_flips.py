@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pellucid.core import ArgumentError, BaseLoss, BaseModel, BaseTracker
 from pellucid.optimizers._asktell import SearchOptimizer
-from pellucid.optimizers._buffer import TriggerBuffer
+from pellucid.optimizers._buffer import BufferedState, hold_buffer
 from pellucid.optimizers._checks import check_choice, check_not_negative, check_positive
 from pellucid.optimizers._constraints import TokenConstraints
 from pellucid.optimizers._problem import Problem
@@ -21,45 +21,19 @@ from pellucid.optimizers._random import StepRandom
 from pellucid.optimizers._random_triggers import draw_triggers
 from pellucid.optimizers._retokenization import keep_all
 from pellucid.optimizers._schedulers import ConstantScheduler, LinearScheduler, NFlipScheduler
-from pellucid.optimizers._state import SearchState
 
 FlipPosMethod = Literal["random", "ordered"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BulkFlipState(SearchState):
-    """Also holds a buffer, whose best trigger is the current one.
+class BulkFlipState(BufferedState):
+    """Also counts the steps that gained nothing.
 
     Attributes:
-        buffer_ids: Its triggers, int64, of shape (k, trigger_pos), the best first.
-        buffer_losses: Their losses, of shape (k,).
         stale_steps: Steps since the loss last fell by enough.
     """
 
-    buffer_ids: Int64[Tensor, "k trigger_pos"]
-    buffer_losses: Float[Tensor, " k"]
     stale_steps: int = 0
-
-    @property
-    def buffer(self) -> TriggerBuffer:
-        """The buffer."""
-        return TriggerBuffer(self.buffer_ids, self.buffer_losses)
-
-    def merge(
-        self,
-        candidates: Int64[Tensor, "n_candidates trigger_pos"],
-        losses: Float[Tensor, " n_candidates"],
-        size: int,
-    ) -> "BulkFlipState":
-        """Return the state with candidates in its buffer, moved to the best trigger."""
-        buffer = self.buffer.merge(candidates, losses, size=size)
-        return dataclasses.replace(
-            self,
-            trigger_ids=buffer.get_best_trigger().clone(),
-            loss=buffer.get_lowest_loss(),
-            buffer_ids=buffer.triggers,
-            buffer_losses=buffer.losses,
-        )
 
 
 class BulkFlipSearch(SearchOptimizer[BulkFlipState]):
@@ -159,7 +133,7 @@ class BulkFlipSearch(SearchOptimizer[BulkFlipState]):
             )
             candidates = candidates[survives(candidates)]
             if len(candidates):
-                state = state.merge(candidates, (yield candidates), self.buffer_size)
+                state = self._take(state, candidates, (yield candidates))
         stale_steps = 0 if self._is_gain(before, state.loss) else state.stale_steps + 1
         return dataclasses.replace(state, stale_steps=stale_steps)
 
@@ -186,7 +160,15 @@ class BulkFlipSearch(SearchOptimizer[BulkFlipState]):
         )
         if self.use_retokenize:
             drawn = drawn[problem.survives(drawn)]
-        return state.merge(drawn, (yield drawn), self.buffer_size) if len(drawn) else state
+        return self._take(state, drawn, (yield drawn)) if len(drawn) else state
+
+    def _take(
+        self,
+        state: BulkFlipState,
+        candidates: Int64[Tensor, "n_candidates trigger_pos"],
+        losses: Float[Tensor, " n_candidates"],
+    ) -> BulkFlipState:
+        return hold_buffer(state, state.buffer.merge(candidates, losses, size=self.buffer_size))
 
     def _choose_positions(self, n_positions: int, random: StepRandom) -> tuple[Tensor, ...]:
         n_flip = self._make_scheduler(n_positions).get_n_flip(random.step)

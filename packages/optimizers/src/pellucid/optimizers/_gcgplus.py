@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Generator
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -18,7 +17,7 @@ from pellucid.core import (
     GradientTokenAccessMixin,
     Role,
 )
-from pellucid.optimizers._buffer import TriggerBuffer
+from pellucid.optimizers._buffer import TriggerBuffer, hold_buffer
 from pellucid.optimizers._checks import check_choice, check_factor, check_shares
 from pellucid.optimizers._constraints import TokenConstraints
 from pellucid.optimizers._gcg import check_topk
@@ -189,7 +188,7 @@ class GCGPlusOptimizer(ProxiedSearch[GCGPlusState]):
     ) -> Moves[GCGPlusState]:
         """Propose, compare on the step's templates, and move."""
         templates = self._draw_templates(problem, random)
-        with _focused(problem, templates):
+        with problem.focus_on(templates):
             if self.candidate_selection == "gradient":
                 state, offered = self._follow_gradient(problem, state, random)
             else:
@@ -200,7 +199,7 @@ class GCGPlusOptimizer(ProxiedSearch[GCGPlusState]):
                 position = yield from self._probe(problem, state, random)
         # All templates count for what survives.
         candidates = self._draw(problem, state, offered, position, random)
-        with _focused(problem, templates):
+        with problem.focus_on(templates):
             candidates = self._shortlist(problem, candidates)
             losses = yield candidates
         state = self._remember(state, candidates)
@@ -311,18 +310,7 @@ class GCGPlusOptimizer(ProxiedSearch[GCGPlusState]):
             trigger_ids = candidates[lowest].clone()
             return dataclasses.replace(state, trigger_ids=trigger_ids, loss=float(losses[lowest]))
         buffer = TriggerBuffer(state.buffer_ids, state.buffer_losses)
-        buffer = buffer.merge(candidates, losses, size=self.buffer_size)
-        return dataclasses.replace(
-            state,
-            trigger_ids=buffer.get_best_trigger().clone(),
-            loss=buffer.get_lowest_loss(),
-            buffer_ids=buffer.triggers,
-            buffer_losses=buffer.losses,
-        )
-
-
-def _focused(problem: Problem, templates: list[int] | None) -> AbstractContextManager[None]:
-    return nullcontext() if templates is None else problem.focus_on(templates)
+        return hold_buffer(state, buffer.merge(candidates, losses, size=self.buffer_size))
 
 
 def _check_n_replace(numbers: Any) -> None:

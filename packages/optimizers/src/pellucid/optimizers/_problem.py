@@ -140,12 +140,15 @@ class Problem:
             problem._arrange_parts(lengths)
 
     @contextmanager
-    def focus_on(self, rows: Sequence[int]) -> Generator[None]:
+    def focus_on(self, rows: Sequence[int] | None) -> Generator[None]:
         """Let nothing but some of the templates count, until the context is left.
 
         Args:
-            rows: Which templates, counted from 0.
+            rows: Which templates, counted from 0; all when None.
         """
+        if rows is None:
+            yield
+            return
         if self.ask is not None:
             yield from self._focus_questions(rows)
             return

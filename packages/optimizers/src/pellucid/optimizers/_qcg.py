@@ -5,11 +5,11 @@ import math
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
 from pellucid.core import BaseLoss, BaseModel, BaseTracker, LossTokenAccessMixin
-from pellucid.optimizers._buffer import TriggerBuffer
+from pellucid.optimizers._buffer import BufferedState, hold_buffer
 from pellucid.optimizers._checks import check_factor
 from pellucid.optimizers._constraints import TokenConstraints
 from pellucid.optimizers._problem import Problem
@@ -18,21 +18,12 @@ from pellucid.optimizers._proxied import ProxiedSearch
 from pellucid.optimizers._random import StepRandom
 from pellucid.optimizers._retokenization import draw_surviving
 from pellucid.optimizers._sampling import sample_substitutions
-from pellucid.optimizers._state import SearchState
 from pellucid.optimizers._tokenizers import TOKENIZER_ROLE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class QCGState(SearchState):
-    """Also holds a buffer, whose best trigger is the current one.
-
-    Attributes:
-        buffer_ids: Its triggers, int64, of shape (k, trigger_pos), the best first.
-        buffer_losses: Their losses, of shape (k,).
-    """
-
-    buffer_ids: Int64[Tensor, "k trigger_pos"]
-    buffer_losses: Float[Tensor, " k"]
+class QCGState(BufferedState):
+    """Holds nothing but the buffer."""
 
 
 class QCGOptimizer(ProxiedSearch[QCGState]):
@@ -128,14 +119,7 @@ class QCGOptimizer(ProxiedSearch[QCGState]):
             ranked = proxy.compute_losses(candidates).topk(n_kept, largest=False)
             candidates = candidates[ranked.indices]
         losses = yield candidates
-        buffer = TriggerBuffer(state.buffer_ids, state.buffer_losses)
-        buffer = buffer.merge(candidates, losses, size=self.buffer_size)
-        return QCGState(
-            trigger_ids=buffer.get_best_trigger().clone(),
-            loss=buffer.get_lowest_loss(),
-            buffer_ids=buffer.triggers,
-            buffer_losses=buffer.losses,
-        )
+        return hold_buffer(state, state.buffer.merge(candidates, losses, size=self.buffer_size))
 
     def _draw(
         self, problem: Problem, trigger_ids: Int64[Tensor, " trigger_pos"], random: StepRandom

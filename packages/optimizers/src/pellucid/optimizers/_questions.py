@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any, TypeVar, cast
 
 import torch
@@ -58,8 +57,7 @@ class Question:
         problem_name, rows_name = list(self.bound.arguments)[:2]
         arguments = {**self.bound.arguments, problem_name: self.problem, rows_name: rows}
         bound = inspect.BoundArguments(self.bound.signature, arguments)
-        focused = nullcontext() if self.focus is None else self.problem.focus_on(self.focus)
-        with focused:
+        with self.problem.focus_on(self.focus):
             return self.answer(*bound.args, **bound.kwargs)
 
     def _more(self) -> list[Any]:

@@ -12,7 +12,6 @@ from pellucid.core import (
     BaseTokenizer,
     BaseTracker,
     Flow,
-    HFTokenizerWrapper,
     LogitsTokenAccessMixin,
     LossTextAccessMixin,
     RequirementError,
@@ -26,6 +25,7 @@ from pellucid.optimizers._likely import rank_likely
 from pellucid.optimizers._problem import Problem
 from pellucid.optimizers._protocol import check_counts
 from pellucid.optimizers._random import StepRandom
+from pellucid.optimizers._roles import has_same_tokens
 from pellucid.optimizers._sampling import random_single_flips
 from pellucid.optimizers._schedulers import NFlipScheduler
 from pellucid.optimizers._tokenizers import find_tokenizer
@@ -192,16 +192,9 @@ def _find_shared_tokenizer(
     if not isinstance(util_lm, LogitsTokenAccessMixin):
         return find_tokenizer(tokenizer, model, needed_by="RASLITEPlusOptimizer")
     own = as_tokenizer(util_lm.tokenizer)
-    if tokenizer is not None and not _is_same(as_tokenizer(tokenizer), own):
+    if tokenizer is not None and not has_same_tokens(as_tokenizer(tokenizer), own):
         raise ArgumentError(
             f"the logits of {util_lm.get_model_name()!r} are of its own tokens, and tokenizer= is "
             "another one. Leave tokenizer= out."
         )
     return own
-
-
-def _is_same(one: BaseTokenizer, other: BaseTokenizer) -> bool:
-    if isinstance(one, HFTokenizerWrapper) and isinstance(other, HFTokenizerWrapper):
-        # Those made in memory have no name to be known by, and are wrapped anew each time.
-        return one.wrapped is other.wrapped or one == other
-    return one == other
