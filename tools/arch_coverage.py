@@ -86,7 +86,8 @@ def make_model(kind: str) -> Any:
     names = transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     held = names[kind]
     class_ = getattr(transformers, held if isinstance(held, str) else held[0])
-    config = make_config(kind)
+    # Some types are those of a model with more than text, their causal model takes the text's.
+    config = make_config(class_.config_class.model_type or kind)
     with torch.device("meta"):
         n_parameters = sum(p.numel() for p in class_(config).parameters())
     if n_parameters > _MAX_PARAMETERS:

@@ -50,7 +50,7 @@ DEEPSEEK_V3 = describe_llama(
                 }
             ),
         ),
-        mlp=dataclasses.replace(_DENSE_OR_EXPERTS, router_gives=("logits",)),
+        mlp=_DENSE_OR_EXPERTS,
     ),
 )
 QWEN3_NEXT = describe_llama(

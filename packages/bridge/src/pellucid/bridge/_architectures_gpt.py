@@ -5,7 +5,7 @@ from types import MappingProxyType
 from pellucid.bridge._record import Architecture, Attention, Block, Mlp, Stack
 
 GPT2 = Architecture(
-    classes=("GPT2LMHeadModel", "GPTBigCodeForCausalLM"),
+    classes=("GPT2LMHeadModel",),
     parts=MappingProxyType(
         {
             "embed": "transformer.wte",
@@ -21,6 +21,22 @@ GPT2 = Architecture(
                 ln1="ln_1",
                 ln2="ln_2",
                 attn=Attention(path="attn", qkv="c_attn", o="c_proj"),
+                mlp=Mlp(path="mlp", in_="c_fc", out="c_proj"),
+            ),
+        ),
+    ),
+)
+GPT_BIGCODE = Architecture(
+    classes=("GPTBigCodeForCausalLM",),
+    parts=GPT2.parts,
+    stacks=(
+        Stack(
+            path="transformer.h",
+            block=Block(
+                ln1="ln_1",
+                ln2="ln_2",
+                # One key head for all queries or one for each: a group either way.
+                attn=Attention(path="attn", qkv="c_attn", fusion="groups", o="c_proj"),
                 mlp=Mlp(path="mlp", in_="c_fc", out="c_proj"),
             ),
         ),
@@ -195,4 +211,4 @@ MPT = Architecture(
         ),
     ),
 )
-GPT_RECORDS = (GPT2, GPT_NEO, GPTJ, CODEGEN, GPT_NEOX, OPT, BLOOM, FALCON, MPT)
+GPT_RECORDS = (GPT2, GPT_BIGCODE, GPT_NEO, GPTJ, CODEGEN, GPT_NEOX, OPT, BLOOM, FALCON, MPT)

@@ -3,7 +3,8 @@
 Two ways in. Architectures that ask transformers for an attention function get one of ours for the
 layers concerned, and for these only; it runs the architecture's own eager function, or whichever
 was chosen before where no scores are wanted. All others run as they are. In both, the scores are
-what is handed to softmax and the pattern is what comes back.
+what is handed to softmax and the pattern is what comes back; where a module hands queries, keys and
+values to one kernel, what the kernel does is done in steps.
 """
 
 import copy
@@ -83,28 +84,25 @@ def _divert(module: nn.Module) -> Callable[[], None]:
     """Let an attention module ask for our function; shared by all runs that want it at once."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS  # noqa: PLC0415 - costs seconds
 
-    ALL_ATTENTION_FUNCTIONS.register(_NAME, _attend)
-    return _divert_to(module, _NAME)
-
-
-def _divert_to(module: Any, name: str) -> Callable[[], None]:
+    holder: Any = module
     with _LOCK:
-        diversion: _Diversion | None = module.__dict__.get(_HELD)
+        ALL_ATTENTION_FUNCTIONS.register(_NAME, _attend)
+        diversion: _Diversion | None = holder.__dict__.get(_HELD)
         if diversion is None:
-            inner = module.config._attn_implementation or "eager"
-            diversion = _Diversion(config=module.config, inner=inner)
-            diverted = copy.copy(module.config)
-            diverted._attn_implementation_internal = name
-            module.__dict__[_HELD] = diversion
-            module.config = diverted
+            inner = holder.config._attn_implementation or "eager"
+            diversion = _Diversion(config=holder.config, inner=inner)
+            diverted = copy.copy(holder.config)
+            diverted._attn_implementation_internal = _NAME
+            holder.__dict__[_HELD] = diversion
+            holder.config = diverted
         diversion.n_runs += 1
 
     def undo() -> None:
         with _LOCK:
             diversion.n_runs -= 1
             if not diversion.n_runs:
-                module.config = diversion.config
-                del module.__dict__[_HELD]
+                holder.config = diversion.config
+                del holder.__dict__[_HELD]
 
     return undo
 
@@ -186,59 +184,26 @@ def _additive_mask(
 def _intercept(step: AttentionSteps, execution: Execution) -> Callable[[], None]:
     open_modes: list[_SoftmaxInterceptor] = []
 
-    def before(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-        if active_execution() is not execution:
-            return None
-        mode = _SoftmaxInterceptor(step, None)
-        mode.__enter__()
-        open_modes.append(mode)
-        return (args, _with_additive_mask(module, args, kwargs)) if is_converted else None
+    def before(module: nn.Module, args: Any) -> None:
+        if active_execution() is execution:
+            mode = _SoftmaxInterceptor(step, None)
+            mode.__enter__()
+            open_modes.append(mode)
 
     def after(module: nn.Module, args: Any, output: Any) -> None:
         if open_modes and active_execution() is execution:
             open_modes.pop().__exit__(None, None, None)
 
     handles = [
-        step.module.register_forward_pre_hook(before, with_kwargs=True),
+        step.module.register_forward_pre_hook(before),
         step.module.register_forward_hook(after, always_call=True),
     ]
-    is_converted, undo_config = _make_eager(step.module)
 
     def undo() -> None:
-        undo_config()
         for handle in handles:
             handle.remove()
 
     return undo
-
-
-def _make_eager(module: Any) -> tuple[bool, Callable[[], None]]:
-    """Show a module a configuration that says eager, if it has one that says otherwise.
-
-    Returns:
-        Whether that was so, and what undoes it.
-    """
-    config = getattr(module, "config", None)
-    if config is None or getattr(config, "_attn_implementation", "eager") in ("eager", None):
-        return False, lambda: None
-    names = _code_of(module).co_names
-    if "_attn_implementation" not in names:
-        # It computes in one way alone, and its mask was made for that.
-        return False, lambda: None
-    return True, _divert_to(module, "eager")
-
-
-def _with_additive_mask(module: Any, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return a module's keywords with the mask that it would have got had all been eager."""
-    hidden = args[0] if args else kwargs["hidden_states"]
-    past = kwargs.get("layer_past", kwargs.get("past_key_values"))
-    n_past = 0
-    if past is not None and hasattr(past, "get_seq_length"):
-        n_past = past.get_seq_length(getattr(module, "layer_idx", 0))
-    n_queries = hidden.shape[1]
-    keys = hidden.new_empty(()).expand(n_past + n_queries, 1)
-    mask = _additive_mask(module, kwargs.get("attention_mask"), hidden[:, :, :1], keys, kwargs)
-    return {**kwargs, "attention_mask": mask}
 
 
 class _SoftmaxInterceptor(TorchFunctionMode):
@@ -251,6 +216,8 @@ class _SoftmaxInterceptor(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            return self._attend(*args, **kwargs)
         if func not in _SOFTMAX:
             return func(*args, **kwargs)
         scores, rest = (args[0], args[1:]) if args else (kwargs.pop("input"), ())
@@ -260,6 +227,35 @@ class _SoftmaxInterceptor(TorchFunctionMode):
         scores = self._fire_apart(self._step.scores, scores, n_heads)
         pattern = func(scores, *rest, **kwargs)
         return self._fire_apart(self._step.pattern, pattern, n_heads)
+
+    def _attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        """Do in steps what one kernel does at once."""
+        if enable_gqa:
+            n_shared = query.shape[-3] // key.shape[-3]
+            key = key.repeat_interleave(n_shared, dim=-3)
+            value = value.repeat_interleave(n_shared, dim=-3)
+        if is_causal:
+            attn_mask = query.new_ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()
+        scores = (
+            query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+        )
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            scores = scores.masked_fill(~attn_mask, torch.finfo(scores.dtype).min)
+        elif attn_mask is not None:
+            scores = scores + attn_mask
+        pattern = torch.softmax(self._fire(self._step.scores, scores), dim=-1)
+        pattern = self._fire(self._step.pattern, pattern)
+        return torch.nn.functional.dropout(pattern, dropout_p) @ value
 
     def _count_joined(self, scores: Tensor) -> int | None:
         """Return the number of heads where samples and heads stand on one axis: XGLM, TrOCR."""

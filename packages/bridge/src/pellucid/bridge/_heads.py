@@ -124,5 +124,13 @@ def view_fused(module: nn.Module, heads: HeadCounts, fusion: Fusion, which: str)
 
 
 def _read(holder: Any, names: tuple[str, ...]) -> int | None:
-    found = (getattr(holder, name, None) for name in names)
+    found = (_read_one(holder, name) for name in names)
     return next((held for held in found if isinstance(held, int) and held > 0), None)
+
+
+def _read_one(holder: Any, name: str) -> Any:
+    try:
+        return getattr(holder, name, None)
+    except (AttributeError, ValueError, RuntimeError):
+        # Some configurations refuse to say what differs from layer to layer.
+        return None

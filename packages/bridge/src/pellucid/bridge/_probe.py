@@ -145,8 +145,14 @@ def is_same(a: Tensor | None, b: Tensor | None) -> bool:
     return torch.equal(a.flatten(), b.flatten())
 
 
-def is_sum(total: Tensor | None, *terms: Tensor | None) -> bool:
-    """Say whether a tensor is the sum of others, as far as rounding lets one see."""
+def is_sum(total: Tensor | None, *terms: Tensor | None, tolerance: float = 1e-5) -> bool:
+    """Say whether a tensor is the sum of others, as far as rounding lets one see.
+
+    Args:
+        total: The tensor.
+        *terms: The others.
+        tolerance: Relative to the largest entry; half precision gets more.
+    """
     if total is None or not total.is_floating_point():
         return False
     made = total.float().flatten()
@@ -156,5 +162,6 @@ def is_sum(total: Tensor | None, *terms: Tensor | None) -> bool:
             return False
         scale = torch.maximum(scale, term.abs().max().float())
         made = made - term.float().flatten()
-    tolerance = 1e-5 if total.dtype in (torch.float32, torch.float64) else 3e-2
+    if total.dtype not in (torch.float32, torch.float64):
+        tolerance = 3e-2
     return bool(made.abs().max() <= tolerance * scale)
