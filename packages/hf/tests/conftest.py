@@ -133,6 +133,10 @@ _ARCHITECTURES = {
             "shared_expert_intermediate_size": 16,
         },
     ),
+    "lfm2": (
+        "Lfm2",
+        {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
+    ),
     "mamba": ("Mamba", {"state_size": 4}),
 }
 

@@ -21,7 +21,12 @@ SHARED = {
     "mixtral",
     "gpt_oss",
 }
-NOT_SHARED = {"qwen3_next": "recurrent state", "mamba": "takes no past_key_values"}
+# Only the cache that it fills shows what the second one keeps.
+NOT_SHARED = {
+    "qwen3_next": "recurrent state",
+    "lfm2": "has a LinearAttentionLayer, not keys and values alone",
+    "mamba": "takes no past_key_values",
+}
 
 
 def prepare(model, made, **options):
@@ -51,7 +56,7 @@ def pair(built, made, request):
     return prepare(model, made), prepare(model, made, use_prefix_cache=False)
 
 
-on_all = pytest.mark.parametrize("pair", sorted(SHARED | {"qwen3_next"}), indirect=True)
+on_all = pytest.mark.parametrize("pair", sorted(SHARED | {"qwen3_next", "lfm2"}), indirect=True)
 on_llama = pytest.mark.parametrize("pair", ["llama"], indirect=True)
 
 
