@@ -204,7 +204,6 @@ def _wait_for(url, process):
     raise TimeoutError(f"{url} does not answer; the server's exit code is {process.poll()}.")
 
 
-@pytest.mark.slow  # the server takes 13 s to start on a quiet machine
 @pytest.mark.parametrize("route", ROUTES)
 def test_transformers_serve_answers(transformers_server, route):
     url, name = transformers_server
@@ -229,7 +228,6 @@ def test_transformers_serve_answers(transformers_server, route):
     assert refused(["hello"]) == [None]
 
 
-@pytest.mark.slow  # the server takes 13 s to start on a quiet machine
 def test_transformers_serve_stops_and_streams(transformers_server):
     import openai
 
