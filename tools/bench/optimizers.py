@@ -109,6 +109,15 @@ ENTRIES = {
     "pgd": Entry(
         "pgd", lambda budget: {"lr": 0.3, "entropy_warmup_steps": budget // 8, "patience": 50}
     ),
+    "pgd, steepest": Entry(
+        "pgd",
+        lambda budget: {
+            "lr": 0.3,
+            "entropy_warmup_steps": budget // 8,
+            "patience": 50,
+            "update": "steepest",
+        },
+    ),
     "soft-prompt": Entry("soft-prompt", _fixed(lr=0.01)),
 }
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pellucid.optimizers import AdamState
-from pellucid.optimizers._adam import adam_update, clip_norm, cosine_rate
+from pellucid.optimizers._adam import adam_update, clip_norm, cosine_rate, scale_to_greatest
 
 
 def new_state(point):
@@ -73,6 +73,12 @@ def test_clipped_gradients_are_short_and_point_the_same_way(seed, limit, by_posi
         assert after.norm() <= limit * (1 + 1e-5)
         shrunk = min(1.0, limit / float(before.norm()))
         torch.testing.assert_close(after, before * shrunk)
+
+
+def test_scaling_keeps_proportions_and_leaves_zeros():
+    moment = torch.tensor([[1.0, -4.0, 2.0], [0.0, 0.0, 0.0]])
+    scaled = scale_to_greatest(moment)
+    assert scaled.tolist() == [[0.25, -1.0, 0.5], [0.0, 0.0, 0.0]]
 
 
 def test_no_limit_and_no_gradient_are_left_alone():

@@ -9,4 +9,4 @@ class TestEveryOptimizer(OptimizerContract):
         self.kind, self.settings = optimizer_kind
 
     def make_optimizer(self, model, loss, seed):
-        return self.kind(model, loss, None, seed, num_steps=4, **self.settings)
+        return self.kind(model, loss, None, seed, num_steps=3, **self.settings)

@@ -93,17 +93,17 @@ def total_flops(optimizer):
 
 
 def test_a_budget_of_flops_ends_the_run_after_the_step_that_reaches_it(make_optimizer, targets):
-    free = make_optimizer(num_steps=4)
+    free = make_optimizer(num_steps=3)
     count_flops(free)
     spent = []
     run_through(free, targets, callbacks=[lambda _: spent.append(total_flops(free))])
-    bound = make_optimizer(num_steps=4)
+    bound = make_optimizer(num_steps=3)
     count_flops(bound)
-    bound.set_budget(spent[1], "total_flops")
+    bound.set_budget(spent[0], "total_flops")
     result = run_through(bound, targets)
-    assert (result.stop_reason, len(result.losses)) == ("budget", 2)
-    bound.set_budget(spent[1] + 1, "total_flops")
-    assert len(run_through(bound, targets).losses) == 3
+    assert (result.stop_reason, len(result.losses)) == ("budget", 1)
+    bound.set_budget(spent[0] + 1, "total_flops")
+    assert len(run_through(bound, targets).losses) == 2
     for model in bound.auxiliary_models().values():
         model._flop_counter = None
 

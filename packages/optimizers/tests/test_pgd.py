@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from pellucid.optimizers import PGDOptimizer, StepRandom, TokenConstraints
+from pellucid.optimizers import PGDOptimizer, StepRandom, TokenConstraints, project_on_simplex
 
 TEMPLATES = ["Say{{OPTIMIZED_TRIGGER}} please.", "Now{{OPTIMIZED_TRIGGER}} tell me:"]
 START = " the cat the cat"
@@ -111,6 +111,21 @@ def test_learning_rate_falls_and_starts_again(model, loss, targets):
     assert not torch.equal(moved[0], moved[2])
 
 
+def test_steepest_update_keeps_the_proportions_of_the_mean_gradient(model, loss, targets):
+    optimizer = PGDOptimizer(
+        model, loss, lr=0.01, lr_period=None, entropy_factor=0.0, update="steepest"
+    )
+    problem, state = prepare(optimizer, targets)
+    allowed = problem.allowed_ids(optimizer.token_constraints)
+    mean = torch.zeros_like(state.weights)
+    for step in range(1, 4):
+        (grad,) = problem.differentiate_at_probs(state.weights[None], allowed)
+        mean = 0.9 * mean + 0.1 * grad
+        expected = state.weights - 0.01 * mean / mean.abs().amax(dim=-1, keepdim=True)
+        _, state = take_step(optimizer, problem, state, step, 2.0)
+        torch.testing.assert_close(state.weights, project_on_simplex(expected))
+
+
 def test_lowers_the_loss(model, loss, targets):
     optimizer = PGDOptimizer(model, loss, num_steps=40, entropy_warmup_steps=20)
     result = optimizer.optimize_trigger(TEMPLATES, START, targets, progress=False)
@@ -140,6 +155,7 @@ def test_state_is_never_changed(model, loss, targets):
         ({"grad_clip_norm": 0}, "grad_clip_norm"),
         ({"lr": -1}, "lr must be"),
         ({"lr_period": 0}, "lr_period"),
+        ({"update": "newton"}, "update must be"),
         ({"lr_floor": 1.1}, "lr_floor must be a number from 0 to 1"),
     ],
 )

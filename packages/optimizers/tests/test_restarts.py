@@ -34,9 +34,9 @@ def assert_same(result, expected):
 
 
 def test_a_batch_of_restarts_equals_separate_runs(make_optimizer, targets):
-    together = run_together(make_optimizer(num_steps=3), targets)
+    together = run_together(make_optimizer(num_steps=2), targets)
     for result, start, seed in zip(together.results, STARTS, SEEDS, strict=True):
-        alone = make_optimizer(num_steps=3, seed=seed)
+        alone = make_optimizer(num_steps=2, seed=seed)
         expected = alone.optimize_trigger(TEMPLATES, start, targets, progress=False)
         assert_same(result, expected)
     assert together.best.best_loss == min(result.best_loss for result in together.results)
@@ -96,11 +96,11 @@ def assert_same_runs(found, expected):
 
 
 def assert_resumed_runs_equal_uninterrupted_ones(make, targets, folder, *, is_killed):
-    whole = make(num_steps=4, tracker=JSONLTracker(folder / "whole.jsonl"))
+    whole = make(num_steps=3, tracker=JSONLTracker(folder / "whole.jsonl"))
     expected = run_together(whole, targets)
 
     parts, kept = folder / "parts.jsonl", folder / "checkpoint"
-    optimizer = make(num_steps=4, tracker=JSONLTracker(parts))
+    optimizer = make(num_steps=3, tracker=JSONLTracker(parts))
     optimizer.checkpoint_every = 2
     runs = optimizer.iterate_restarts(TEMPLATES, STARTS, targets, seeds=SEEDS, checkpoint_dir=kept)
     for step in runs:
@@ -114,7 +114,7 @@ def assert_resumed_runs_equal_uninterrupted_ones(make, targets, folder, *, is_ki
     runs.close()
     assert {result.stop_reason for result in runs.result().results} == {"interrupted"}
 
-    optimizer = make(num_steps=4, tracker=JSONLTracker(parts))
+    optimizer = make(num_steps=3, tracker=JSONLTracker(parts))
     optimizer.checkpoint_every = 2
     result = run_together(optimizer, targets, checkpoint_dir=kept, resume=True)
     assert_same_runs(result, expected)

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import TypeVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -53,6 +54,17 @@ def adam_update(
         state, first_moment=first, second_moment=second, n_updates=n_updates
     )
     return moved, direction
+
+
+def scale_to_greatest(
+    moment: Float[Tensor, "trigger_pos _"],
+) -> Float[Tensor, "trigger_pos _"]:
+    """Return a moment with each position's greatest entry, in size, scaled to 1; 0 stays 0.
+
+    Unlike Adam's direction, which is about as long for every entry, it keeps their proportions.
+    """
+    greatest = moment.abs().amax(dim=-1, keepdim=True)
+    return moment / torch.where(greatest > 0, greatest, 1.0)
 
 
 def cosine_rate(lr: float, n_updates: int, n_steps: int) -> float:
