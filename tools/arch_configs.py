@@ -1,8 +1,9 @@
 """Configurations of tiny models of every causal language model type of transformers, as data.
 
 `GENERIC` is set wherever a configuration knows the name; `FIXES` says what a type needs beside it,
-None where the generic value is to be left out; `plain` marks one that takes nothing else. Configurations within a configuration (text, vision)
-are made in the same way, and fixed under their own names.
+None where the generic value is to be left out; `plain` marks what is taken as it stands.
+Configurations within a configuration (text, vision) are made in the same way, and fixed under
+their own names.
 """
 
 from collections.abc import Mapping

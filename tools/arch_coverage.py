@@ -24,6 +24,11 @@ _MAX_PARAMETERS = 30_000_000
 # Relative to the largest logit.
 _TOLERANCE = 1e-5
 _RESIDUAL = ("hook_resid_pre", "hook_resid_post")
+_CHANGED = (
+    *("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "hook_q", "hook_k", "hook_v"),
+    *("hook_z", "hook_pattern", "hook_attn_scores", "hook_mlp_out", "expert_weights", "hook_post"),
+    *("mixer.hook_out", "hook_embed"),
+)
 _ATTENTION = ("attn.hook_pattern", "attn.hook_z")
 
 
@@ -150,7 +155,6 @@ class _Examination:
         self._ids = ids
         self._more = more
         self._logits = logits
-        self._shapes: dict[str, tuple[int, ...]] = {}
         self._scale = float(logits.abs().max().clamp(min=1))
 
     def run(self) -> dict[str, Any]:
@@ -159,15 +163,9 @@ class _Examination:
 
         with torch.no_grad():
             parity = torch.equal(self.bridge(self._ids, **self._more), self._logits)
-            defects: list[str] = []
-            without_effect: list[str] = []
-            for name in self.bridge.hook_table():
-                defect, has_effect = self._try(name)
-                if defect is not None:
-                    defects.append(f"{name}: {defect}")
-                elif not has_effect:
-                    without_effect.append(name)
-            defects.extend(self._check_sums())
+            names = list(self.bridge.hook_table())
+            defects = [*self._find_harmful(names), *self._check_sums()]
+            without_effect = [name for name in names if self._is_inert(name)]
         adapter = self.bridge.adapter
         return {
             "parity": parity,
@@ -182,32 +180,46 @@ class _Examination:
             "without_effect": without_effect,
         }
 
-    def _try(self, name: str) -> tuple[str | None, bool]:
+    def _find_harmful(self, names: list[str]) -> list[str]:
+        """Return what is wrong with activations that are put back as they are."""
+        try:
+            gap, seen = self._run_with(names, lambda value: value.clone())
+        except Exception as error:
+            if len(names) == 1:
+                return [f"{names[0]}: {_say(error)}"]
+        else:
+            silent = [name for name in names if name not in seen]
+            if gap <= _TOLERANCE * self._scale:
+                return [f"{name}: does not occur" for name in silent]
+            if len(names) == 1:
+                return [f"{names[0]}: put back as it is, it changes the logits by {gap:.1e}"]
+        half = len(names) // 2
+        return [*self._find_harmful(names[:half]), *self._find_harmful(names[half:])]
+
+    def _is_inert(self, name: str) -> bool:
+        """Say whether to change an activation, of those that people do change, has no effect."""
         import torch  # noqa: PLC0415 - costs seconds
 
+        known = {name, *self.bridge.hook_table()[name].aliases}
+        if not any(each.endswith(_CHANGED) for each in known):
+            return False
         torch.manual_seed(0)
         try:
-            gap = self._gap(name, lambda value: value.clone())
-            if gap is None:
-                return "does not occur", False
-            if not gap <= _TOLERANCE * self._scale:
-                return f"put back as it is, it changes the logits by {gap:.1e}", False
-            # Query heads that share a key head can only read something else together.
-            changed = self._gap(name, _disturb_alike if name.endswith("_in") else _disturb)
-        except Exception as error:
-            return _say(error), False
-        return None, bool(changed)
+            return not self._run_with([name], _disturb)[0]
+        except Exception:
+            # Putting it back has said already what is wrong.
+            return True
 
-    def _gap(self, name: str, function: Any) -> float | None:
-        seen: list[int] = []
+    def _run_with(self, names: list[str], function: Any) -> tuple[float, set[str]]:
+        seen: set[str] = set()
 
         def hook(value: Any, hook: Any) -> Any:
-            seen.append(1)
-            self._shapes[name] = tuple(value.shape)
+            seen.add(hook.name)
             return function(value)
 
-        logits = self.bridge.run_with_hooks(self._ids, fwd_hooks=[(name, hook)], **self._more)
-        return float((logits - self._logits).abs().max()) if seen else None
+        hooks = [(name, hook) for name in names]
+        logits = self.bridge.run_with_hooks(self._ids, fwd_hooks=hooks, **self._more)
+        return float((logits - self._logits).abs().max()), seen
 
     def _check_sums(self) -> list[str]:
         from pellucid.bridge._claims import find_false_claims  # noqa: PLC0415 - costs seconds
@@ -254,10 +266,6 @@ def _disturb(value: Any) -> Any:
     if value.is_floating_point():
         return value + torch.randn_like(value) * 0.5
     return value.roll(1, dims=-1)
-
-
-def _disturb_alike(value: Any) -> Any:
-    return value + (_disturb(value) - value)[..., :1, :] if value.ndim == 4 else _disturb(value)
 
 
 # All types.

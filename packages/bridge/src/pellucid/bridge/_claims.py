@@ -44,7 +44,8 @@ def settle_claims(model: nn.Module, record: Architecture, config: Any) -> Archit
 def find_false_claims(model: nn.Module, record: Architecture, config: Any) -> tuple[str, ...]:
     """Return patterns of the names under which a record describes what a model does not have."""
     trial = _Trial(model, record, config)
-    false = trial.find_harmful()
+    harmful = trial.find_harmful()
+    false = list(harmful)
     trial = _Trial(model, dataclasses.replace(record, omits=(*record.omits, *false)), config)
     held = trial.read(list(trial.table))
     silent = [name for name in trial.table if name not in held]
@@ -53,7 +54,8 @@ def find_false_claims(model: nn.Module, record: Architecture, config: Any) -> tu
             block = stack.others.get(number, stack.block)
             sums = _Sums(trial.table, held, f"{stack.name}.{number}", block)
             false.extend([*sums.find_false(), *_find_false_patterns(sums)])
-    return _compress([*false, *silent], record, model)
+    known = [name for name in false if name in trial.table or name in harmful]
+    return _compress([*known, *silent], record, model)
 
 
 class _Trial:

@@ -112,6 +112,9 @@ def _describe_experts(view: BlockView, record: Mlp, module: nn.Module) -> Iterat
         for item, kind in enumerate(gives):
             if kind is not None:
                 name, shape, meaning = _ROUTED[kind]
+                if kind == "logits" and len(gives) > 1:
+                    # The router has chosen by then: what it hands on are weights and indices.
+                    meaning += ", to read; to change the choice, change weights and indices"
                 yield view.spec(name, shape, meaning, Passing(router, "after", item=item))
     yield from view.leaf("mlp.experts", view.find(record.experts, module))
 

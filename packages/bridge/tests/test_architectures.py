@@ -1,0 +1,445 @@
+"""Every record on tiny random models, against transformers and against computing it again."""
+
+import copy
+import dataclasses
+import functools
+
+import pytest
+import torch
+import transformers
+
+from pellucid.bridge import TransformerBridge, infer_architecture
+from pellucid.bridge._architectures import RECORDS
+from pellucid.bridge._claims import find_false_claims
+from pellucid.bridge._describe import describe_model, list_blocks
+
+_SIZES = {
+    **dict.fromkeys(("hidden_size", "n_embd", "d_model"), 32),
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers"), 2),
+    **dict.fromkeys(("encoder_layers", "decoder_layers"), 2),
+    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads"), 4),
+    **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 4),
+    **dict.fromkeys(("intermediate_size", "ffn_dim", "d_ff", "n_inner"), 56),
+    **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 56),
+    **dict.fromkeys(("max_position_embeddings", "n_positions", "max_seq_len"), 64),
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 4),
+    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size"), 24),
+    **dict.fromkeys(("head_dim", "d_kv", "v_head_dim", "qk_rope_head_dim"), 8),
+    **dict.fromkeys(("kv_lora_rank", "q_lora_rank"), 16),
+    **dict.fromkeys(("state_size", "chunk_size"), 8),
+    "num_key_value_heads": 2,
+    "vocab_size": 97,
+    "num_experts_per_tok": 2,
+    "rotary_dim": 4,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 1,
+    "qk_nope_head_dim": 4,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "image_size": 16,
+    "patch_size": 8,
+}
+_KEPT = {"vocab_size", "pad_token_id", "bos_token_id", "eos_token_id"}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Case:
+    """A model: a class, and what of its configuration is not as in all others."""
+
+    name: str
+    kind: str
+    more: tuple[tuple[str, object], ...] = ()
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _case(kind, name=None, **more):
+    return Case(name or kind, kind, tuple(more.items()))
+
+
+# Where the classes of a record differ in nothing but their name, one stands for all.
+CASES = [
+    _case("LlamaForCausalLM"),
+    _case("MistralForCausalLM", sliding_window=4),
+    _case("Qwen2ForCausalLM"),
+    _case("Qwen3ForCausalLM"),
+    _case("GemmaForCausalLM"),
+    _case("OlmoForCausalLM"),
+    _case("LlavaForConditionalGeneration"),
+    _case("Gemma2ForCausalLM", sliding_window=4),
+    _case("Gemma3ForCausalLM"),
+    _case("Olmo2ForCausalLM"),
+    _case("Phi3ForCausalLM"),
+    _case("GraniteForCausalLM", residual_multiplier=0.5, attention_multiplier=0.3),
+    _case("CohereForCausalLM", use_qk_norm=True),
+    _case("StableLmForCausalLM"),
+    _case("StableLmForCausalLM", "StableLm parallel", use_parallel_residual=True),
+    _case("Starcoder2ForCausalLM"),
+    _case("PhiForCausalLM"),
+    _case("GPT2LMHeadModel"),
+    _case("GPTBigCodeForCausalLM"),
+    _case("GPTBigCodeForCausalLM", "GPTBigCode many keys", multi_query=False),
+    _case("GPTNeoForCausalLM", attention_types=[[["global", "local"], 1]], window_size=4),
+    _case("GPTJForCausalLM"),
+    _case("CodeGenForCausalLM"),
+    _case("GPTNeoXForCausalLM"),
+    _case("GPTNeoXForCausalLM", "GPTNeoX sequential", use_parallel_residual=False),
+    _case("OPTForCausalLM", word_embed_proj_dim=32),
+    _case("BloomForCausalLM"),
+    _case("FalconForCausalLM"),
+    _case("FalconForCausalLM", "Falcon 40B", new_decoder_architecture=True, num_kv_heads=2),
+    _case(
+        "FalconForCausalLM", "Falcon RW",
+        alibi=True, multi_query=False, parallel_attn=False, bias=True,
+    ),
+    _case("MptForCausalLM"),
+    _case("MixtralForCausalLM"),
+    _case("Qwen2MoeForCausalLM", mlp_only_layers=[0]),
+    _case("Qwen3MoeForCausalLM"),
+    _case("GptOssForCausalLM"),
+    _case("DeepseekV3ForCausalLM", num_key_value_heads=4),
+    _case("DeepseekV3ForCausalLM", "DeepseekV3 lite", num_key_value_heads=4, q_lora_rank=None),
+    _case(
+        "Qwen3NextForCausalLM",
+        layer_types=["linear_attention", "full_attention"],
+        linear_key_head_dim=8, linear_value_head_dim=8,
+        linear_num_key_heads=2, linear_num_value_heads=4,
+    ),
+    _case("MambaForCausalLM"),
+    _case("Mamba2ForCausalLM", num_heads=8, n_groups=1),
+    _case("BertForMaskedLM"),
+    _case("BertLMHeadModel", is_decoder=True),
+    _case("RobertaForMaskedLM"),
+    _case("T5ForConditionalGeneration"),
+    _case("MT5ForConditionalGeneration"),
+    _case("BartForConditionalGeneration"),
+    _case("MarianMTModel"),
+]  # fmt: skip
+_STATES = {"MambaForCausalLM", "Mamba2ForCausalLM"}
+_TWO_STACKS = {"T5ForConditionalGeneration", "MT5ForConditionalGeneration"} | {
+    "BartForConditionalGeneration", "MarianMTModel",
+}  # fmt: skip
+_BOTH_WAYS = {"BertForMaskedLM", "RobertaForMaskedLM"}
+ATTENTIVE = [case for case in CASES if case.kind not in _STATES]
+GENERATIVE = [case for case in CASES if case.kind not in _BOTH_WAYS | _TWO_STACKS]
+# What heads gather is multiplied by a gate before it is projected.
+GATED = {"Qwen3NextForCausalLM"}
+PER_CASE = pytest.mark.parametrize("case", CASES, ids=str)
+
+
+def _make_config(kind, more, base=None):
+    base = kind() if base is None else base
+    chosen = {
+        name: size
+        for name, size in _SIZES.items()
+        if not isinstance(getattr(kind, name, None), property)
+        and (getattr(base, name, None) is not None)
+    }
+    for name in getattr(kind, "sub_configs", {}):
+        inner = getattr(base, name)
+        chosen[name] = _make_config(type(inner), {}).to_dict()
+    return kind(**{**chosen, **more})
+
+
+@functools.cache
+def _make_bridge(case):
+    kind = getattr(transformers, case.kind)
+    torch.manual_seed(0)
+    model = kind(_make_config(kind.config_class, dict(case.more))).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    return TransformerBridge(model.requires_grad_(False))
+
+
+def _inputs(bridge, **more):
+    ids = torch.tensor([[5, 6, 7, 8, 9, 10], [11, 12, 13, 14, 15, 16]])
+    if bridge.original_model.config.is_encoder_decoder:
+        more["decoder_input_ids"] = ids.flip(0)
+    return ids, more
+
+
+def _run(bridge, hooks=(), **more):
+    ids, more = _inputs(bridge, **more)
+    with torch.no_grad():
+        return bridge.run_with_hooks(ids, fwd_hooks=list(hooks), **more)
+
+
+def _cache(bridge, names=None, **more):
+    ids, more = _inputs(bridge, **more)
+    with torch.no_grad():
+        return bridge.run_with_cache(ids, names_filter=names, **more)[1]
+
+
+def _run_model(bridge, **more):
+    ids, more = _inputs(bridge, **more)
+    with torch.no_grad():
+        return bridge.original_model(input_ids=ids, **more)
+
+
+def _masks():
+    left, right = torch.ones(2, 6, dtype=torch.long), torch.ones(2, 6, dtype=torch.long)
+    left[0, :2], right[1, 4:] = 0, 0
+    return {"none": None, "left": left, "right": right}
+
+
+def _blocks(bridge):
+    for stack in bridge.adapter.stacks:
+        for number in range(len(list_blocks(bridge.original_model, stack))):
+            yield f"{stack.name}.{number}", stack.block
+
+
+def _gap(a, b):
+    return float((a - b).abs().max())
+
+
+def _describe(bridge, record):
+    config = bridge.original_model.config.get_text_config()
+    specs = describe_model(bridge.original_model, record, config)
+    return {s.name: (set(s.aliases), s.shape, type(s.tap), vars(s.tap)) for s in specs}
+
+
+def test_every_record_has_a_model():
+    tried = {case.kind for case in CASES}
+    assert all(tried & set(record.classes) for record in RECORDS)
+
+
+@PER_CASE
+def test_record_says_what_the_models_structure_says(case):
+    bridge = _make_bridge(case)
+    assert not bridge.adapter.is_inferred
+    inferred = infer_architecture(bridge.original_model)
+    ours, found = _describe(bridge, bridge.adapter), _describe(bridge, inferred)
+    assert ours.keys() == found.keys()
+    assert [name for name in ours if ours[name] != found[name]] == []
+    assert bridge.adapter.writes_in_place == inferred.writes_in_place
+
+
+@PER_CASE
+def test_record_claims_nothing_false(case):
+    bridge = _make_bridge(case)
+    config = bridge.original_model.config.get_text_config()
+    assert find_false_claims(bridge.original_model, bridge.adapter, config) == ()
+
+
+@PER_CASE
+@pytest.mark.parametrize("mask", _masks().values(), ids=_masks())
+def test_logits_are_the_models_own_bit_for_bit(case, mask):
+    bridge = _make_bridge(case)
+    more = {} if mask is None else {"attention_mask": mask}
+    assert torch.equal(_run(bridge, **more), _run_model(bridge, **more).logits)
+
+
+@PER_CASE
+@pytest.mark.parametrize("mask", _masks().values(), ids=_masks())
+def test_activations_put_back_leave_logits_alone(case, mask):
+    bridge = _make_bridge(case)
+    more = {} if mask is None else {"attention_mask": mask}
+    seen = set()
+
+    def put_back(value, hook):
+        seen.add(hook.name)
+        return value.clone()
+
+    logits = _run(bridge, [(name, put_back) for name in bridge.hook_table()], **more)
+    expected = _run(bridge, **more)
+    rows = slice(None) if mask is None else mask.bool()
+    assert seen == set(bridge.hook_table())
+    assert _gap(logits[rows], expected[rows]) < 1e-5 * max(1, float(expected.abs().max()))
+
+
+@PER_CASE
+def test_zeros_change_logits(case):
+    bridge = _make_bridge(case)
+    expected = _run(bridge)
+    table = bridge.hook_table()
+    names = ["hook_resid_pre", "hook_resid_mid", "hook_attn_out", "hook_mlp_out", "attn.hook_q"]
+    names += ["attn.hook_k", "attn.hook_v", "attn.hook_z", "attn.hook_pattern", "mlp.hook_post"]
+    names += ["hook_resid_post", "hook_resid_mid2", "cross_attn.hook_pattern", "mixer.hook_out"]
+    for block, _ in _blocks(bridge):
+        for name in names:
+            if f"{block}.{name}" in table:
+                zeros = [(f"{block}.{name}", lambda value, hook: torch.zeros_like(value))]
+                assert _gap(_run(bridge, zeros), expected) > 1e-6, f"{block}.{name}"
+
+
+@PER_CASE
+def test_streams_are_the_models_hidden_states(case):
+    bridge = _make_bridge(case)
+    output = _run_model(bridge, output_hidden_states=True)
+    cache = _cache(bridge, lambda name: name.endswith("resid_pre"))
+    for stack in bridge.adapter.stacks:
+        kind = {"blocks": "", "encoder_blocks": "encoder_", "decoder_blocks": "decoder_"}
+        states = getattr(output, f"{kind[stack.name]}hidden_states")
+        # The last one has been through the final norm.
+        for number, state in enumerate(states[:-1]):
+            assert _gap(cache[f"{stack.name}.{number}.hook_resid_pre"], state) < 1e-5
+
+
+@PER_CASE
+def test_sums_close(case):
+    bridge = _make_bridge(case)
+    cache = _cache(bridge)
+    n_sums = 0
+    for block, record in _blocks(bridge):
+        for total, terms in _sums(bridge, block, record):
+            held = sum(cache[f"{block}.{term}"] for term in terms)
+            assert _gap(cache[f"{block}.{total}"], held) < 1e-4, (block, total, terms)
+            n_sums += 1
+    assert n_sums or case.kind in _STATES
+
+
+def _sums(bridge, block, record):
+    """Yield what stands for which sum in a block, as this kind of block puts it together."""
+    table = bridge.hook_table()
+    has_attention = f"{block}.hook_attn_out" in table
+    has_cross = f"{block}.hook_cross_attn_out" in table
+    if record.is_post_norm:
+        yield "ln1_post.hook_in", ("hook_resid_pre", "hook_attn_out")
+        if has_cross:
+            yield "ln_cross.hook_in", ("hook_resid_mid", "hook_cross_attn_out")
+        yield "ln2_post.hook_in", (f"hook_resid_mid{2 if has_cross else ''}", "hook_mlp_out")
+    elif f"{block}.hook_resid_mid" in table:
+        first = "hook_attn_out" if has_attention else "mixer.hook_out"
+        yield "hook_resid_mid", ("hook_resid_pre", first)
+        if has_cross:
+            yield "hook_resid_mid2", ("hook_resid_mid", "hook_cross_attn_out")
+        yield "hook_resid_post", (f"hook_resid_mid{2 if has_cross else ''}", "hook_mlp_out")
+    elif has_attention:
+        yield "hook_resid_post", ("hook_resid_pre", "hook_attn_out", "hook_mlp_out")
+
+
+def _eager_twin(bridge):
+    model = bridge.original_model
+    config = copy.deepcopy(model.config)
+    config._attn_implementation = "eager"
+    twin = type(model)(config).eval()
+    twin.load_state_dict(model.state_dict())
+    return twin
+
+
+@pytest.mark.parametrize("case", ATTENTIVE, ids=str)
+@pytest.mark.parametrize("mask", _masks().values(), ids=_masks())
+def test_patterns_are_those_of_eager_attention(case, mask):
+    bridge = _make_bridge(case)
+    more = {} if mask is None else {"attention_mask": mask}
+    ids, inputs = _inputs(bridge, **more)
+    with torch.no_grad():
+        output = _eager_twin(bridge)(input_ids=ids, output_attentions=True, **inputs)
+    cache = _cache(bridge, lambda name: name.endswith("hook_pattern"), **more)
+    is_two = bridge.original_model.config.is_encoder_decoder
+    expected = {"decoder_blocks": getattr(output, "decoder_attentions", None)} if is_two else {}
+    expected |= {"encoder_blocks": getattr(output, "encoder_attentions", None)} if is_two else {}
+    expected |= {} if is_two else {"blocks": output.attentions}
+    rows = torch.ones(2, 6, dtype=torch.bool) if mask is None else mask.bool()
+    for stack in bridge.adapter.stacks:
+        names = [n for n in cache if n.startswith(stack.name) and n.endswith("attn.hook_pattern")]
+        names = [n for n in names if "cross" not in n]
+        given = [held for held in expected[stack.name] if held is not None]
+        assert names
+        for name, pattern in zip(names, given, strict=True):
+            # A sink has a column of its own, which is no key's.
+            pattern = pattern[..., :6].transpose(1, 2)[rows]
+            assert _gap(cache[name].transpose(1, 2)[rows], pattern) < 1e-5, name
+
+
+@pytest.mark.parametrize("case", [c for c in ATTENTIVE if c.kind not in GATED], ids=str)
+def test_heads_gather_values_as_the_pattern_says(case):
+    bridge = _make_bridge(case)
+    cache = _cache(bridge)
+    for block, record in _blocks(bridge):
+        for part in ("attn", "cross_attn") if record.cross_attn else ("attn",):
+            value, pattern = cache[f"{block}.{part}.hook_v"], cache[f"{block}.{part}.hook_pattern"]
+            shared = value.repeat_interleave(pattern.shape[1] // value.shape[2], dim=2)
+            z = torch.einsum("bhqk,bkhd->bqhd", pattern, shared)
+            assert _gap(cache[f"{block}.{part}.hook_z"], z) < 1e-5
+
+
+@pytest.mark.parametrize("case", ATTENTIVE, ids=str)
+def test_patterns_are_softmax_of_scores(case):
+    bridge = _make_bridge(case)
+    cache = _cache(bridge)
+    for name in [name for name in cache if name.endswith("hook_pattern")]:
+        scores = cache[name.replace("hook_pattern", "hook_attn_scores")]
+        made, pattern = scores.float().softmax(-1), cache[name]
+        if case.kind == "GptOssForCausalLM":  # Its sink takes part of every row.
+            pattern = pattern / pattern.sum(-1, keepdim=True)
+        assert _gap(made, pattern) < 1e-5
+
+
+@pytest.mark.parametrize("case", ATTENTIVE, ids=str)
+def test_padding_gets_no_attention(case):
+    bridge = _make_bridge(case)
+    left = _masks()["left"]
+    cache = _cache(bridge, lambda name: name.endswith("hook_pattern"), attention_mask=left)
+    padded = [held[0, :, 2:, :2] for name, held in cache.items() if "decoder" not in name]
+    assert padded
+    assert max(float(held.abs().max()) for held in padded) < 1e-6
+
+
+@pytest.mark.parametrize("case", GENERATIVE, ids=str)
+def test_generation_with_hooks_is_computing_it_all_again(case):
+    bridge = _make_bridge(case)
+    ids, _ = _inputs(bridge)
+    names = [
+        name
+        for name in ("blocks.1.hook_resid_mid", "blocks.1.attn.hook_z", "blocks.0.hook_resid_post")
+        if name in bridge.hook_table()
+    ]
+
+    def twist(value, hook):
+        return value * 0.5 + 0.3 * value.roll(1, dims=-1)
+
+    def generate(*, use_cache):
+        return bridge.generate(
+            ids, max_new_tokens=4, do_sample=False, stop_at_eos=False, verbose=False,
+            use_past_kv_cache=use_cache,
+        )  # fmt: skip
+
+    plain = generate(use_cache=True)
+    with bridge.hooks(fwd_hooks=[(name, twist) for name in names]):
+        quick, slow = generate(use_cache=True), generate(use_cache=False)
+    assert torch.equal(quick, slow)
+    assert plain.shape == quick.shape == (2, 10)
+
+
+class _StopError(Exception):
+    pass
+
+
+def _stop(value, hook):
+    raise _StopError
+
+
+@PER_CASE
+def test_nothing_is_left_behind(case):
+    bridge = _make_bridge(case)
+    model = bridge.original_model
+
+    def look():
+        own = [
+            (name, type(module), sorted(vars(module)), id(getattr(module, "config", None)),
+             dict(module._forward_hooks), dict(module._forward_pre_hooks), module.training)
+            for name, module in model.named_modules()
+        ]  # fmt: skip
+        return own, model.config.to_dict(), list(model.state_dict())
+
+    before = look()
+    logits = _run(bridge)
+    _cache(bridge)
+    assert look() == before
+    table = bridge.hook_table()
+    inside = [n for n in table if n.endswith(("hook_pattern", "hook_resid_post", "hook_out"))]
+    last = inside[-1]
+    with pytest.raises(_StopError):
+        _run(bridge, [*((n, lambda value, hook: value.clone()) for n in table), (last, _stop)])
+    for name in [n for n in inside if n.endswith("hook_pattern")][:1]:
+        with pytest.raises(_StopError):
+            _run(bridge, [(name, _stop)])
+    assert look() == before
+    assert torch.equal(_run(bridge), logits)
