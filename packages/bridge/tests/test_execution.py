@@ -197,7 +197,9 @@ def test_activations_come_in_the_order_of_the_table(
     bridge: TransformerBridge, tokens: torch.Tensor
 ) -> None:
     seen: list[str] = []
-    bridge.run_with_hooks(tokens, fwd_hooks=[(lambda n: True, lambda v, hook: seen.append(hook.name))])
+    bridge.run_with_hooks(
+        tokens, fwd_hooks=[(lambda n: True, lambda v, hook: seen.append(hook.name))]
+    )
     assert set(seen) == set(bridge.select_names())
     blocks = [int(name.split(".")[1]) for name in seen if name.startswith("blocks.")]
     assert blocks == sorted(blocks)

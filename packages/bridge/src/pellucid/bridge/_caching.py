@@ -27,6 +27,8 @@ class CacheWriter:
         ArgumentError: (a ValueError) If `pos_slice` is none of these.
     """
 
+    is_quiet = True
+
     def __init__(
         self,
         *,
@@ -44,6 +46,11 @@ class CacheWriter:
         self._copies = copies
         # All that has to be done to most tensors is to detach them.
         self._is_plain = device is None and self._positions is None and not (drops_batch or copies)
+
+    def record(self, name: str, value: Tensor) -> Tensor:
+        """Keep an activation by name; returns it as it is."""
+        self._keep(name, value)
+        return value
 
     def keep(self, value: Tensor, hook: HookPoint) -> None:
         """Keep an activation, apart from its graph and in the same memory."""
@@ -67,7 +74,7 @@ class CacheWriter:
             )
 
     def _keep(self, name: str, value: Tensor) -> None:
-        kept = value.detach()
+        kept = value.detach() if value.requires_grad else value
         if not self._is_plain:
             kept = self._reduce(name, kept)
         self.held[name] = kept

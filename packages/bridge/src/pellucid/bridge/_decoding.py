@@ -88,6 +88,7 @@ def decode(
     stopping: Stopping,
     max_new_tokens: int,
     use_cache: bool,
+    closes: bool = False,
 ) -> Generator[DecodedStep]:
     """Yield one step after another.
 
@@ -99,10 +100,13 @@ def decode(
         stopping: When to stop.
         max_new_tokens: How many steps at most.
         use_cache: Whether keys and values are kept, so that a step computes one position.
+        closes: Whether the last token is run as well, for those who want its activations.
     """
     state = _State(prompt, use_cache=use_cache)
     finished = torch.zeros(state.n_rows, dtype=torch.bool, device=state.device)
     eos = torch.tensor(stopping.eos, device=state.device)
+    if closes and not max_new_tokens:
+        forward(0, **state.inputs())
     for number in range(max_new_tokens):
         output = forward(number, **state.inputs())
         logits = output.logits[:, -1]
@@ -115,6 +119,8 @@ def decode(
             finished = finished | torch.as_tensor(criterion(state.seen, logits)).to(finished)
         can_stop = bool(len(eos) or stopping.criteria)
         is_last = number == max_new_tokens - 1 or (can_stop and bool(finished.all()))
+        if is_last and closes:
+            forward(number + 1, **state.inputs())
         yield DecodedStep(drawn, logits, is_last)
         if is_last:
             return
@@ -125,7 +131,7 @@ class _State:
 
     def __init__(self, prompt: dict[str, Tensor], *, use_cache: bool) -> None:
         self._grows = "decoder_input_ids" if "decoder_input_ids" in prompt else "input_ids"
-        self._prompt = dict(prompt)
+        self._prompt: dict[str, Any] = dict(prompt)
         self._use_cache = use_cache
         self._past: Any = None
         embeds = prompt.get("inputs_embeds")
@@ -149,6 +155,7 @@ class _State:
         self.seen = torch.cat([self.seen, drawn[:, None]], dim=1)
         if self._use_cache:
             self._past = getattr(output, "past_key_values", None)
+        self._keep_encoded(output)
         if self._past is None:
             self._prompt[self._grows] = torch.cat(
                 [self._prompt[self._grows], drawn[:, None]], dim=1
@@ -164,6 +171,13 @@ class _State:
             self._prompt["position_ids"] = (
                 following if has_past else torch.cat([positions, following], 1)
             )
+
+    def _keep_encoded(self, output: Any) -> None:
+        """Run an encoder once: what it gave the first time is handed to the decoder after that."""
+        encoded = getattr(output, "encoder_last_hidden_state", None)
+        if self._grows == "decoder_input_ids" and encoded is not None:
+            self._prompt["encoder_outputs"] = (encoded,)
+            self._prompt.pop("input_ids", None)
 
 
 def stop_tokens(given: Any, *defaults: Any) -> tuple[int, ...]:

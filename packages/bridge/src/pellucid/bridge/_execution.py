@@ -1,12 +1,15 @@
 """One run of a model with hooks: installs what a plan needs, and takes it away again."""
 
 import dataclasses
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Any, Literal, TypeAlias
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 Scratch: TypeAlias = dict[Any, Any]
 """What the steps of one run tell each other, by module and purpose."""
@@ -18,6 +21,7 @@ Enter: TypeAlias = Callable[["Execution"], Callable[[], None]]
 
 # Names under which modules of transformers take their main input, when not as first argument.
 _MAIN_ARGUMENTS = ("hidden_states", "inputs_embeds", "input_ids", "input", "x", "states")
+_LOCK = threading.Lock()
 
 _ACTIVE: "ContextVar[Execution | None]" = ContextVar("pellucid_bridge_execution", default=None)
 
@@ -58,31 +62,122 @@ class AttentionSteps:
     pattern: tuple[Callable[[Tensor], Tensor], ...] = ()
 
 
-class Execution:
-    """Steps, installed as torch hooks on the original modules while the context is open.
+class Plan:
+    """Steps as torch hooks on the original modules, of which there is one for each side of each.
 
-    A run that is nested in another one, or goes on beside it in another thread, sees its own hooks
-    alone. Whatever happens inside, all hooks are removed by their handles at the end.
+    A plan may serve many runs, one after another or at once; its hooks are there while one of them
+    goes on, and act in these alone.
 
     Args:
         steps: In the order in which they are to happen.
+    """
+
+    def __init__(self, steps: Iterable[Step]) -> None:
+        sites: dict[tuple[nn.Module, Side], dict[int, list[StepFunction]]] = {}
+        for held in steps:
+            site = sites.setdefault((held.module, held.side), {})
+            site.setdefault(held.item, []).append(held.function)
+        # Numbers of torch's own, so that they are no other hook's.
+        self._sites: list[tuple[Any, Side, int, Callable[..., Any]]] = [
+            (module, side, RemovableHandle(OrderedDict()).id, self._hook(side, at))
+            for (module, side), at in sites.items()
+        ]
+        self._users = 0
+
+    def install(self) -> None:
+        """Put the hooks on the modules, unless another run has."""
+        with _LOCK:
+            self._users += 1
+            if self._users > 1:
+                return
+            # What torch's register_forward_hook does, without a handle for each: a cache of all
+            # activations has hundreds of hooks, and as many handles would take as long as a run.
+            for module, side, number, hook in self._sites:
+                if side == "before":
+                    module._forward_pre_hooks[number] = hook
+                    module._forward_pre_hooks_with_kwargs[number] = True
+                else:
+                    module._forward_hooks[number] = hook
+
+    def remove(self) -> None:
+        """Take the hooks away, unless another run still needs them."""
+        with _LOCK:
+            self._users -= 1
+            if self._users:
+                return
+            for module, side, number, _ in self._sites:
+                if side == "before":
+                    module._forward_pre_hooks.pop(number, None)
+                    module._forward_pre_hooks_with_kwargs.pop(number, None)
+                else:
+                    module._forward_hooks.pop(number, None)
+
+    def _hook(self, side: Side, functions: dict[int, list[StepFunction]]) -> Callable[..., Any]:
+        return self._before(functions[0]) if side == "before" else self._after(functions)
+
+    def _before(self, functions: list[StepFunction]) -> Callable[..., Any]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            run = _ACTIVE.get()
+            if run is None or run.plan is not self:
+                return None
+            name = None if args else next((n for n in _MAIN_ARGUMENTS if n in kwargs), None)
+            given = args[0] if name is None else kwargs[name]
+            made = given
+            for function in functions:
+                made = function(made, run.scratch)
+            if made is given:
+                return None
+            if name is None:
+                return (made, *args[1:]), kwargs
+            return args, {**kwargs, name: made}
+
+        return hook
+
+    def _after(self, functions: dict[int, list[StepFunction]]) -> Callable[..., Any]:
+        def hook(module: nn.Module, args: Any, output: Any) -> Any:
+            run = _ACTIVE.get()
+            if run is None or run.plan is not self:
+                return None
+            made = output
+            for item, chosen in functions.items():
+                made = _apply(made, item, chosen, run.scratch)
+            return None if made is output else made
+
+        return hook
+
+
+class Execution:
+    """A run with a plan, whose hooks are in force while the context is open.
+
+    A run that is nested in another one, or goes on beside it in another thread, sees its own hooks
+    alone. Whatever happens inside, all hooks are removed by their numbers at the end.
+
+    Args:
+        plan: What to install; None for a run without hooks.
+        fire: Called with the name of an activation and the activation; returns what shall stand in
+            its place.
         enter: Further things to do at the start; each returns what undoes it.
         step: Which step of generation the run is.
+        owner: Whose run it is.
     """
 
     def __init__(
         self,
-        steps: Iterable[Step],
+        plan: Plan | None = None,
+        fire: Callable[[str, Tensor], Tensor] | None = None,
         enter: Sequence[Enter] = (),
         *,
         step: int | None = None,
+        owner: object = None,
     ) -> None:
-        self._sites: dict[tuple[nn.Module, Side], dict[int, list[StepFunction]]] = {}
-        for held in steps:
-            site = self._sites.setdefault((held.module, held.side), {})
-            site.setdefault(held.item, []).append(held.function)
-        self._enter = tuple(enter)
+        self.plan = plan
+        self.fire = fire
+        self._enter = enter
         self.step = step
+        self.owner = owner
+        self.is_suspended = False
+        self.parent: Execution | None = None
+        self._twin: Execution | None = None
         self._undo: list[Callable[[], None]] = []
         self._token: Token[Execution | None] | None = None
         self.scratch: Scratch = {}
@@ -92,11 +187,14 @@ class Execution:
         try:
             for enter in self._enter:
                 self._undo.append(enter(self))
-            for (module, side), functions in self._sites.items():
-                self._undo.append(self._install(module, side, functions))
+            if self.plan is not None:
+                # First, so that what was installed in part is taken away as well.
+                self._undo.append(self.plan.remove)
+                self.plan.install()
         except BaseException:
             self._remove()
             raise
+        self.parent = _ACTIVE.get()
         self._token = _ACTIVE.set(self)
         return self
 
@@ -111,55 +209,61 @@ class Execution:
             self._token = None
         self._remove()
 
+    def suspended(self) -> "Execution":
+        """Return what is active while a user's function runs: no hook of this run fires then."""
+        if self._twin is None:
+            self._twin = Execution(step=self.step, owner=self.owner)
+            self._twin.is_suspended, self._twin.parent = True, self.parent
+        return self._twin
+
     def _remove(self) -> None:
         while self._undo:
             self._undo.pop()()
         self.scratch.clear()
 
-    def _install(
-        self, module: nn.Module, side: Side, functions: dict[int, list[StepFunction]]
-    ) -> Callable[[], None]:
-        if side == "before":
-            hook = self._before(functions[0])
-            return module.register_forward_pre_hook(hook, with_kwargs=True).remove
-        return module.register_forward_hook(self._after(functions)).remove
 
-    def _before(self, functions: list[StepFunction]) -> Callable[..., Any]:
-        scratch = self.scratch
+class Slot:
+    """An activation's place in a plan: hands what passes to the run that is active.
 
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if _ACTIVE.get() is not self:
-                return None
-            name = None if args else next((n for n in _MAIN_ARGUMENTS if n in kwargs), None)
-            given = args[0] if name is None else kwargs[name]
-            made = given
-            for function in functions:
-                made = function(made, scratch)
-            if made is given:
-                return None
-            if name is None:
-                return (made, *args[1:]), kwargs
-            return args, {**kwargs, name: made}
+    Args:
+        name: The activation's canonical name.
+    """
 
-        return hook
+    __slots__ = ("name",)
 
-    def _after(self, functions: dict[int, list[StepFunction]]) -> Callable[..., Any]:
-        scratch = self.scratch
+    def __init__(self, name: str) -> None:
+        self.name = name
 
-        def hook(module: nn.Module, args: Any, output: Any) -> Any:
-            if _ACTIVE.get() is not self:
-                return None
-            made = output
-            for item, chosen in functions.items():
-                made = _apply(made, item, chosen, scratch)
-            return None if made is output else made
-
-        return hook
+    def __call__(self, value: Tensor) -> Tensor:
+        """Return the activation as the rest of the model shall see it."""
+        run = _ACTIVE.get()
+        return value if run is None or run.fire is None else run.fire(self.name, value)
 
 
 def active_execution() -> Execution | None:
     """Return the run whose hooks are in force here, if there is one."""
     return _ACTIVE.get()
+
+
+def suspend() -> "Token[Execution | None] | None":
+    """Suspend the active run, if there is one; returns what `resume` takes."""
+    active = _ACTIVE.get()
+    return None if active is None else _ACTIVE.set(active.suspended())
+
+
+def resume(token: "Token[Execution | None] | None") -> None:
+    """Let the run go on that was active before."""
+    if token is not None:
+        _ACTIVE.reset(token)
+
+
+def count_suspended(owner: object) -> int:
+    """Return how many runs of an owner wait for functions of theirs, from within which we ask."""
+    n, active = 0, _ACTIVE.get()
+    while active is not None:
+        n += active.is_suspended and active.owner is owner
+        active = active.parent
+    return n
 
 
 def _apply(output: Any, item: int, functions: list[StepFunction], scratch: Scratch) -> Any:

@@ -154,7 +154,7 @@ class Generation:
         if output_logits:
             results = [GenerateOutput(sequences=sequences, logits=tuple(logits))]
         if return_cache:
-            results.append(collector.finish(sequences, prompt))
+            results.append(collector.finish())
         if return_input_tokens:
             results.append(prompt.tokens)
         return results[0] if len(results) == 1 else tuple(results)
@@ -252,7 +252,7 @@ class Generation:
             # A run for each step: whoever takes a step from us is not inside of it in between.
             steps = decode(
                 self._forward_step(collector), prompt.model, sampling=sampling, stopping=stopping,
-                max_new_tokens=max_new_tokens, use_cache=use_cache,
+                max_new_tokens=max_new_tokens, use_cache=use_cache, closes=collector.is_wanted,
             )  # fmt: skip
             for step in steps:
                 advance()
@@ -260,7 +260,7 @@ class Generation:
 
     def _forward_step(self, collector: "_Collector") -> Callable[..., Any]:
         def forward(step: int, **inputs: Any) -> Any:
-            with torch.no_grad(), collector.watch(), self.running(step=step):
+            with torch.no_grad(), collector.watch(inputs), self.running(step=step):
                 return self.original_model(**inputs)
 
         return forward
@@ -338,19 +338,28 @@ class _Collector:
         self._names = names
         self._device = device
         self._writers: list[CacheWriter] = []
+        self._is_stepwise = False
+        self.is_wanted = bool(names)
 
-    def watch(self) -> Any:
+    def watch(self, inputs: dict[str, Any]) -> Any:
+        """Return a context in which a step's activations are kept."""
+        self._is_stepwise |= inputs.get("past_key_values") is not None
         if not self._names:
             return contextlib.nullcontext()
         copies = self._bridge.adapter.writes_in_place
         writer = CacheWriter(device=self._device, pos_slice=None, copies=copies)
         self._writers.append(writer)
-        return self._bridge.hooks([(name, writer.keep) for name in self._names])
+        return self._bridge.recording(self._names, writer)
 
-    def finish(self, sequences: Tensor, prompt: Prompt) -> ActivationCache:
-        """Return a cache of all positions whose activations have been computed."""
-        del sequences, prompt
-        return ActivationCache(join_steps([writer.held for writer in self._writers]), self._bridge)
+    def finish(self) -> ActivationCache:
+        """Return a cache of all positions."""
+        steps = [writer.held for writer in self._writers]
+        # Without keys and values from before, every step computes all positions, the last one all
+        # there are.
+        held = (
+            join_steps(steps) if self._is_stepwise else {k: v for s in steps for k, v in s.items()}
+        )
+        return ActivationCache(held, self._bridge)
 
 
 def _check(max_new_tokens: int, return_type: str, padding_side: str | None) -> None:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from pellucid.bridge._caching import CacheWriter
+from pellucid.bridge._execution import count_suspended
 from pellucid.bridge._naming import Naming
-from pellucid.bridge._plan import Functions, compile_execution
+from pellucid.bridge._plan import Functions, Recorder, compile_execution
 from pellucid.bridge._points import Direction, HookFunction, HookPoint, LensHandle
 from pellucid.bridge._table import HookKey, NamesFilter
 from pellucid.core import ArgumentError
@@ -172,6 +173,7 @@ class Hooking(Naming):
             ArgumentError: (a ValueError) If a hook is no function.
         """
         functions = self._name_functions(fwd_hooks, bwd_hooks)
+        functions.depth = count_suspended(self._points)
         if not reset_hooks_end:
             self._attach(functions)
         held = functions if reset_hooks_end else Functions()
@@ -185,6 +187,22 @@ class Hooking(Naming):
                     self._points[name].clear_context()
 
     @contextmanager
+    def recording(self, names: Iterable[str], recorder: Recorder) -> Generator[None]:
+        """Let a recorder have activations while the context is open, in this thread alone.
+
+        Args:
+            names: Canonical names of the activations.
+            recorder: What keeps them.
+        """
+        functions = Functions(recorder=recorder, recorded=frozenset(names))
+        functions.depth = count_suspended(self._points)
+        token = self._context.set((*self._context.get(), functions))
+        try:
+            yield
+        finally:
+            self._context.reset(token)
+
+    @contextmanager
     def running(self, step: int | None = None) -> Generator[None]:
         """Keep attached hooks in force on the original model, however it is called.
 
@@ -195,7 +213,7 @@ class Hooking(Naming):
         if not functions:
             yield
             return
-        with compile_execution(functions, self._table, self._points, step=step):
+        with compile_execution(functions, self._table, self._points, step=step, plans=self._plans):
             yield
 
     # Caching.
@@ -206,7 +224,12 @@ class Hooking(Naming):
         Raises:
             HookNameError: (a KeyError) If a key names nothing.
         """
-        return self._table.select(names_filter, self._closed_gates())
+        if names_filter is not None:
+            return self._table.select(names_filter, self._closed_gates())
+        closed = self._closed_gates()
+        if closed not in self._all_names:
+            self._all_names[closed] = self._table.select(None, closed)
+        return list(self._all_names[closed])
 
     def get_caching_hooks(
         self,
@@ -321,10 +344,13 @@ class Hooking(Naming):
 
     def _gather(self) -> Functions:
         functions = Functions()
-        if self._attached:
+        # A run that a hook function starts sees the hooks alone that are given to it.
+        depth = count_suspended(self._points)
+        if self._attached and not depth:
             functions.add_attached(self._points[name] for name in self._table.order(self._attached))
         for context in self._context.get():
-            functions.extend(context)
+            if context.depth == depth:
+                functions.extend(context)
         return functions
 
     def _select_for_hook(self, selector: HookSelector) -> list[str]:

@@ -1,20 +1,50 @@
-"""From functions on names to the steps of one run."""
+"""From functions on names to one run."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+from torch import Tensor, nn
 
 from pellucid.bridge._attention import enter_attention, merge_steps
-from pellucid.bridge._execution import AttentionSteps, Enter, Execution, Step
+from pellucid.bridge._execution import AttentionSteps, Enter, Execution, Plan, Slot, Step
 from pellucid.bridge._points import Direction, Firing, HookFunction, HookPoint
 from pellucid.bridge._table import HookTable
+
+# How many sets of names a bridge remembers the plans of.
+_N_PLANS = 64
+
+CompiledSteps: TypeAlias = tuple[Plan, dict[nn.Module, AttentionSteps]]
+Plans: TypeAlias = dict[frozenset[str], CompiledSteps]
+"""Plans by the names of the activations concerned: which functions there are is a run's affair."""
+
+
+@runtime_checkable
+class Recorder(Protocol):
+    """What keeps activations of a run, after all functions have had them."""
+
+    def record(self, name: str, value: Tensor) -> Tensor:
+        """Keep an activation; returns it."""
+        ...
 
 
 @dataclasses.dataclass(eq=False)
 class Functions:
-    """What is to be called at each activation in one run, by canonical name."""
+    """What is to be called at each activation in one run, by canonical name.
+
+    Attributes:
+        forward: Functions of activations.
+        backward: Functions of gradients.
+        depth: From within how many hook functions of the same bridge they were given.
+        recorder: What keeps activations.
+        recorded: The names of those.
+    """
 
     forward: dict[str, list[HookFunction]] = dataclasses.field(default_factory=dict)
     backward: dict[str, list[HookFunction]] = dataclasses.field(default_factory=dict)
+    depth: int = 0
+    recorder: Recorder | None = None
+    recorded: frozenset[str] = frozenset()
 
     def add(self, name: str, function: HookFunction, direction: Direction = "fwd") -> None:
         """Call a function after those already there."""
@@ -35,21 +65,27 @@ class Functions:
             self.forward.setdefault(name, []).extend(held)
         for name, held in other.backward.items():
             self.backward.setdefault(name, []).extend(held)
+        if other.recorder is not None:
+            self.recorder, self.recorded = other.recorder, other.recorded
 
-    def names(self) -> list[str]:
-        """Return the names at which something is to be called."""
-        return list({**self.forward, **self.backward})
+    def names(self) -> frozenset[str]:
+        """Return the names at which something is to be done."""
+        if not self.forward and not self.backward:
+            return self.recorded
+        return self.recorded.union(self.forward, self.backward)
 
     def restrict(self, names: Iterable[str]) -> "Functions":
         """Return those that are called at some names."""
-        kept = set(names)
-        return Functions(
-            {name: held for name, held in self.forward.items() if name in kept},
-            {name: held for name, held in self.backward.items() if name in kept},
+        kept = frozenset(names)
+        return dataclasses.replace(
+            self,
+            forward={name: held for name, held in self.forward.items() if name in kept},
+            backward={name: held for name, held in self.backward.items() if name in kept},
+            recorded=self.recorded & kept,
         )
 
     def __bool__(self) -> bool:
-        return bool(self.forward or self.backward)
+        return bool(self.forward or self.backward or self.recorded)
 
 
 def compile_execution(
@@ -61,6 +97,7 @@ def compile_execution(
     *,
     step: int | None = None,
     last: Iterable[Step] = (),
+    plans: Plans | None = None,
 ) -> Execution:
     """Return the run in which these functions are called, in the order of the forward pass.
 
@@ -72,16 +109,53 @@ def compile_execution(
         enter: Further things that the run does at its start.
         step: Which step of generation the run is.
         last: Steps that come after all others.
+        plans: Those made so far, in which this one is looked up, or kept if it has no other steps.
     """
-    steps: list[Step] = list(further)
+    names = functions.names()
+    first, final = tuple(further), tuple(last)
+    known = None if plans is None or first or final else plans.get(names)
+    if known is None:
+        known = _compile(names, table, first, final)
+        if plans is not None and not first and not final:
+            if len(plans) >= _N_PLANS:
+                plans.clear()
+            plans[names] = known
+    plan, inside = known
+    fire = _fire(functions, points)
+    entering = (*enter, *enter_attention(inside)) if inside else tuple(enter)
+    return Execution(plan, fire, entering, step=step, owner=points)
+
+
+def _compile(
+    names: frozenset[str], table: HookTable, first: tuple[Step, ...], last: tuple[Step, ...]
+) -> CompiledSteps:
+    steps: list[Step] = []
     inside: list[AttentionSteps] = []
-    for name in table.order(functions.forward.keys() | functions.backward.keys()):
-        fire = Firing(
+    for name in table.order(names):
+        for made in table[name].tap.steps(Slot(name)):
+            (steps if isinstance(made, Step) else inside).append(made)  # pyright: ignore[reportArgumentType] - one list each
+    return Plan([*first, *steps, *last]), merge_steps(inside)
+
+
+def _fire(functions: Functions, points: Mapping[str, HookPoint]) -> Callable[[str, Tensor], Tensor]:
+    recorder, recorded = functions.recorder, functions.recorded
+    if recorder is not None and not functions.forward and not functions.backward:
+        return recorder.record
+    firings: dict[str, Any] = {
+        name: Firing(
             points[name],
             tuple(functions.forward.get(name, ())),
             tuple(functions.backward.get(name, ())),
         )
-        for made in table[name].tap.steps(fire):
-            (steps if isinstance(made, Step) else inside).append(made)  # pyright: ignore[reportArgumentType] - one list each
-    steps.extend(last)
-    return Execution(steps, [*enter, *enter_attention(merge_steps(inside))], step=step)
+        for name in {**functions.forward, **functions.backward}
+    }
+
+    def fire(name: str, value: Tensor) -> Tensor:
+        firing = firings.get(name)
+        if firing is not None:
+            value = firing(value)
+        if recorder is not None and name in recorded:
+            recorder.record(name, value)
+        return value
+
+    return fire

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pellucid.bridge._errors import HookError
-from pellucid.bridge._execution import active_execution
+from pellucid.bridge._execution import active_execution, resume, suspend
 from pellucid.core import ArgumentError
 
 Direction: TypeAlias = Literal["fwd", "bwd"]
@@ -108,9 +108,9 @@ class HookPoint:
             What removes it.
         """
         hooks = self._hooks(dir)
-        handle = LensHandle(
-            hook=hook, is_permanent=is_permanent, context_level=level, _remove=hooks.remove
-        )
+        handle = LensHandle(hook=hook, is_permanent=is_permanent, context_level=level)
+        # A reset may have detached it before.
+        handle._remove = lambda held: hooks.remove(held) if held in hooks else None
         hooks.insert(0 if prepend else len(hooks), handle)
         self._attached.add(self.name)
         return handle
@@ -154,7 +154,7 @@ class Firing:
         backward: Functions of its gradient, first to last.
     """
 
-    __slots__ = ("backward", "forward", "point")
+    __slots__ = ("_is_quiet", "backward", "forward", "point")
 
     def __init__(
         self,
@@ -165,14 +165,30 @@ class Firing:
         self.point = point
         self.forward = forward
         self.backward = backward
+        # Functions of ours run nothing; those of users may run the model.
+        self._is_quiet = all(
+            getattr(getattr(function, "__self__", None), "is_quiet", False) for function in forward
+        )
 
     def __call__(self, value: Tensor) -> Tensor:
         """Return the activation as the rest of the model shall see it."""
+        if self._is_quiet:
+            for function in self.forward:
+                function(value, hook=self.point)
+        else:
+            token = suspend()
+            try:
+                value = self._call(value)
+            finally:
+                resume(token)
+        return self._watch(value) if self.backward and torch.is_grad_enabled() else value
+
+    def _call(self, value: Tensor) -> Tensor:
         for function in self.forward:
             made = function(value, hook=self.point)
             if made is not None and made is not value:
                 value = self._check(made, value)
-        return self._watch(value) if self.backward and torch.is_grad_enabled() else value
+        return value
 
     def _watch(self, value: Tensor) -> Tensor:
         if not value.is_floating_point():

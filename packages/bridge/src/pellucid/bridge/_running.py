@@ -1,6 +1,6 @@
 """The methods of a bridge that run the model."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -9,7 +9,13 @@ from torch import Tensor, nn
 from pellucid.bridge._cache import ActivationCache
 from pellucid.bridge._caching import CacheWriter
 from pellucid.bridge._errors import StopAtLayerException
-from pellucid.bridge._execution import Enter, Execution, Step
+from pellucid.bridge._execution import (
+    Enter,
+    Execution,
+    Step,
+    active_execution,
+    count_suspended,
+)
 from pellucid.bridge._hooking import Hooking, HookPair
 from pellucid.bridge._inputs import Inputs, prepare_inputs
 from pellucid.bridge._loss import label_loss, lm_cross_entropy_loss
@@ -137,7 +143,8 @@ class Running(Hooking):
         writer = CacheWriter(
             device=device, pos_slice=pos_slice, copies=self.adapter.writes_in_place
         )
-        functions = Functions({name: [writer.keep] for name in names})
+        functions = Functions(recorder=writer, recorded=frozenset(names))
+        functions.depth = count_suspended(self._points)
         if incl_bwd:
             functions.backward = {name: [writer.keep_gradient] for name in names}
         token = self._context.set((*self._context.get(), functions))
@@ -223,9 +230,10 @@ class Running(Hooking):
         self, functions: Functions, inputs: Inputs, start: int | None, stop: int | None
     ) -> Execution | None:
         if start is None and stop is None:
-            if not functions:
+            active = active_execution()
+            if not functions and (active is None or active.is_suspended):
                 return None
-            return compile_execution(functions, self._table, self._points)
+            return compile_execution(functions, self._table, self._points, plans=self._plans)
         blocks = self._single_stack()
         functions = functions.restrict(self._reached(functions.names(), start, stop))
         first: list[Step] = []
@@ -243,7 +251,7 @@ class Running(Hooking):
             (last if number == len(blocks) else first).append(stop_before(blocks, number))
         return compile_execution(functions, self._table, self._points, first, enter, last=last)
 
-    def _reached(self, names: Sequence[str], start: int | None, stop: int | None) -> list[str]:
+    def _reached(self, names: Iterable[str], start: int | None, stop: int | None) -> list[str]:
         """Return the names that a run of some blocks passes."""
         if start is None and stop is None:
             return list(names)

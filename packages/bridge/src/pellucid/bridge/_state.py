@@ -11,7 +11,7 @@ from torch import nn
 from pellucid.bridge._config import TransformerBridgeConfig
 from pellucid.bridge._describe import describe_model, list_blocks
 from pellucid.bridge._infer import infer_architecture
-from pellucid.bridge._plan import Functions
+from pellucid.bridge._plan import Functions, Plans
 from pellucid.bridge._points import HookPoint
 from pellucid.bridge._record import Architecture
 from pellucid.bridge._registry import find_record
@@ -60,6 +60,8 @@ class BridgeState(nn.Module):
         self._hook_dict = MappingProxyType({**self._points, **aliases})
         self._modules_by_name = _find_components(self._table)
         self._context: ContextVar[tuple[Functions, ...]] = ContextVar("hooks", default=())
+        self._plans: Plans = {}
+        self._all_names: dict[frozenset[str], list[str]] = {}
         self._undo_boot: list[Any] = []
         self._n_items: int | None = None
 

@@ -295,6 +295,9 @@ class InsideAttention:
 
 
 def _through(view: View, fire: Fire) -> StepFunction:
+    if isinstance(view, Whole):
+        return lambda whole, scratch: fire(whole)
+
     def step(whole: Tensor, scratch: Scratch) -> Tensor:
         part = view.get(whole)
         made = fire(part)

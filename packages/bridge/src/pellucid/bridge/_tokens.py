@@ -1,6 +1,7 @@
 """Text to tokens and back, with the policy of the BOS token in one place."""
 
 import dataclasses
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -232,6 +233,5 @@ class Tokenization:
 
     def _takes_position_ids(self) -> bool:
         model: Any = self.original_model  # pyright: ignore[reportAttributeAccessIssue] - the bridge has it
-        return "position_ids" in type(model).forward.__code__.co_varnames or hasattr(
-            model, "get_position_ids_from_attention_mask"
-        )
+        # Through decorators, which take anything.
+        return "position_ids" in inspect.signature(type(model).forward).parameters
