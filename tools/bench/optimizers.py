@@ -303,10 +303,10 @@ _NOTES = """## What does not beat random search, and why
 - `gbda`, `pez` and `pgd` descend on a relaxation. Its loss falls quickly (`soft-prompt`, which is
   never made into text, shows how far), and rises when the trigger is made into tokens. Their papers
   let them take many times as many steps.
-- `pgd` as published moves all tokens of a position by about as much, for that is what Adam does, and
-  takes its time to tell them apart. `pgd, steepest` (`update="steepest"`) comes near random search
-  at these rows, and is not better: neither is to be chosen where rows are dear. Learning rates of
-  0.03, 0.11 and 1.0, tried with two seeds, did not make the published form beat it either.
+- `pgd` as published moves all tokens of a position by about as much, as Adam does, and takes its
+  time to tell them apart. `pgd, steepest` (`update="steepest"`) comes near random search at these
+  rows, and is not better: neither is to be chosen where rows are dear. Learning rates of 0.03, 0.11
+  and 1.0, tried with two seeds, did not make the published form beat it either.
 - `arca` and `auto-prompt` change one position a step, and move there even if the loss rises: in a
   dozen steps they come by each position about once.
 - `gcg-plus` goes on from the best trigger, and may so be held up in one place; its focused form
