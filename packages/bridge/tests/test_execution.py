@@ -10,12 +10,12 @@ from pellucid.bridge import HookError, HookNameError, TransformerBridge
 from pellucid.testing import tiny_llama
 
 
-class Boom(Exception):
+class BoomError(Exception):
     pass
 
 
 def explode(value: Any, hook: Any) -> None:
-    raise Boom(hook.name)
+    raise BoomError(hook.name)
 
 
 def zero(value: torch.Tensor, hook: Any) -> torch.Tensor:
@@ -55,7 +55,7 @@ def test_a_hook_that_raises_at_any_point_leaves_the_model_as_it_was(
 ) -> None:
     with unchanged(bridge.original_model):
         for name in all_names(bridge):
-            with pytest.raises(Boom):
+            with pytest.raises(BoomError):
                 bridge.run_with_hooks(tokens, fwd_hooks=[(name, explode)])
     assert torch.equal(bridge(tokens), bridge.original_model(tokens).logits)
 
@@ -67,7 +67,7 @@ def test_a_gradient_hook_that_raises_leaves_the_model_as_it_was(
         loss = bridge.run_with_hooks(
             tokens, bwd_hooks=[("blocks.0.hook_resid_post", explode)], return_type="loss"
         )
-        with pytest.raises(Boom):
+        with pytest.raises(BoomError):
             loss.backward()
     bridge.original_model.zero_grad()
 
@@ -85,7 +85,7 @@ def test_a_failing_run_that_skips_blocks_leaves_the_model_as_it_was(
 ) -> None:
     residual = torch.randn(1, 4, bridge.cfg.d_model)
     with unchanged(bridge.original_model):
-        with pytest.raises(Boom):
+        with pytest.raises(BoomError):
             bridge.run_with_hooks(
                 residual, [("blocks.1.attn.hook_pattern", explode)], start_at_layer=1
             )
@@ -97,7 +97,7 @@ def test_generation_leaves_the_model_as_it_was(
 ) -> None:
     with unchanged(bridge.original_model):
         bridge.generate(tokens, max_new_tokens=2, return_cache=True, stop_at_eos=False)
-        with bridge.hooks([("blocks.0.hook_attn_out", explode)]), pytest.raises(Boom):
+        with bridge.hooks([("blocks.0.hook_attn_out", explode)]), pytest.raises(BoomError):
             bridge.generate(tokens, max_new_tokens=2, stop_at_eos=False)
 
 
@@ -265,7 +265,7 @@ def test_identity_edits_change_nothing_and_others_do(
         noise = torch.Generator().manual_seed(0)
         other = bridge.run_with_hooks(
             tokens,
-            fwd_hooks=[(name, lambda v, hook: v + torch.randn(v.shape, generator=noise))]
+            fwd_hooks=[(name, lambda v, hook, g=noise: v + torch.randn(v.shape, generator=g))]
             if "hook_attn_in" not in name or bridge.cfg.n_key_value_heads is None
             else [(name, lambda v, hook: v * 2 + 1)],
         )
@@ -314,9 +314,9 @@ def test_a_hook_that_is_no_function_is_refused(
     bridge: TransformerBridge, tokens: torch.Tensor
 ) -> None:
     wrong: Any = 3
-    with pytest.raises((ValueError, TypeError), match="function|Callable"):
+    with pytest.raises((ValueError, TypeError), match=r"function|Callable"):
         bridge.run_with_hooks(tokens, fwd_hooks=[("blocks.0.hook_resid_post", wrong)])
-    with pytest.raises((ValueError, TypeError), match="function|Callable"):
+    with pytest.raises((ValueError, TypeError), match=r"function|Callable"):
         bridge.add_hook("blocks.0.hook_resid_post", wrong)
 
 

@@ -217,8 +217,8 @@ def test_the_gradient_of_every_point_equals_finite_differences() -> None:
             direction = direction.tril()
         step = 1e-3
 
-        def loss(sign: float) -> float:
-            edit = [(name, lambda v, hook: v + sign * step * direction)]
+        def loss(sign: float, name: str = name, change: torch.Tensor = direction * step) -> float:
+            edit = [(name, lambda v, hook: v + sign * change)]
             with torch.no_grad():
                 return float(bridge.run_with_hooks(tokens, fwd_hooks=edit, return_type="loss"))
 

@@ -75,9 +75,14 @@ def test_a_context_ends_with_its_block_also_after_an_error(
     llama: TransformerBridge, tokens: torch.Tensor
 ) -> None:
     calls: list[str] = []
-    with pytest.raises(ZeroDivisionError), llama.hooks([(NAME, count(calls, "x"))]):
-        llama(tokens)
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with llama.hooks([(NAME, count(calls, "x"))]):
+            llama(tokens)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     llama(tokens)
     assert calls == ["x"]
 

@@ -121,9 +121,9 @@ def test_parts_by_name(llama: TransformerBridge) -> None:
     assert "blocks.0.hook_out" in llama.mod_dict
     assert llama.real_components["blocks"][0] == "model.layers"
     with pytest.raises(AttributeError):
-        llama.blocks[0].attn.nothing_of_this_name
+        getattr(llama.blocks[0].attn, "nothing_of_this_name")  # noqa: B009
     with pytest.raises(AttributeError):
-        llama.nothing_of_this_name
+        getattr(llama, "nothing_of_this_name")  # noqa: B009
 
 
 def test_what_blocks_consist_of(llama: TransformerBridge) -> None:
