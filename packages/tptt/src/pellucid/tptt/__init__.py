@@ -7,6 +7,7 @@ the length of the sequence; `delta_rule_recurrent` says what that means, one tok
 """
 
 from pellucid.tptt._activation import unlinear_activation
+from pellucid.tptt._base_model import load_base_model
 from pellucid.tptt._callbacks import LiZACallback, SaveBestModelCallback, ensure_int
 from pellucid.tptt._card import extract_template_variables, generate_model_card
 from pellucid.tptt._checkpoint import load_tptt_safetensors, save_tptt_safetensors
@@ -20,7 +21,12 @@ from pellucid.tptt._injection import (
     list_liza,
     set_mag_weight,
 )
-from pellucid.tptt._layouts import extract_layer_idx, find_embedding_lm, split_qkv
+from pellucid.tptt._layouts import (
+    extract_layer_idx,
+    find_embedding_lm,
+    find_projections,
+    split_qkv,
+)
 from pellucid.tptt._linear_attention import LinearAttention
 from pellucid.tptt._liza import LiZAttention
 from pellucid.tptt._masks import apply_linear_attention_mask, truncate_attention_mask
@@ -70,6 +76,7 @@ __all__ = [
     "extract_template_variables",
     "fast_invert_matrix",
     "find_embedding_lm",
+    "find_projections",
     "find_targets",
     "generate_model_card",
     "get_mode_name",
@@ -77,6 +84,7 @@ __all__ = [
     "get_valid_chunk_size",
     "linear_attention",
     "list_liza",
+    "load_base_model",
     "load_tptt_safetensors",
     "match_dim",
     "parse_mode_name",

@@ -100,6 +100,11 @@ class SaveBestModelCallback(TrainerCallback):
     def __init__(self) -> None:
         self.best_metric = float("inf")
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Remember what was best before the checkpoint that a run goes on from."""
+        losses = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
+        self.best_metric = min([self.best_metric, *losses])
+
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any
     ) -> None:

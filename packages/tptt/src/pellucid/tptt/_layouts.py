@@ -99,6 +99,16 @@ def require_layout(module: nn.Module) -> AttentionLayout:
     return layout
 
 
+def find_projections(module: nn.Module) -> tuple[str, ...]:
+    """Return the names of the projections of a self-attention module, the one out last.
+
+    Raises:
+        RequirementError: (a TypeError) If it has none that are known.
+    """
+    layout = require_layout(module)
+    return layout.projections if layout.out is None else (*layout.projections, layout.out)
+
+
 def find_head_sizes(module: nn.Module, config: Any) -> HeadSizes:
     """Return the sizes that an attention module, or else its config, states.
 

@@ -216,7 +216,7 @@ class TpttModel(PreTrainedModel):
         model = cls(config, backbone=base)
         model.retie_lm_after_load()
         missing, unexpected = load_weights(path, model.backbone)
-        lost = _find_lost(model, missing)
+        lost = find_lost(model, missing)
         if lost or unexpected:
             raise CheckpointError(
                 f"{str(path)!r} does not fit the model: it lacks {lost!r} and has {unexpected!r} "
@@ -235,7 +235,7 @@ def _load_adapters(
     return model.eval()
 
 
-def _find_lost(model: TpttModel, missing: list[str]) -> list[str]:
+def find_lost(model: TpttModel, missing: list[str]) -> list[str]:
     """Return the weights that no file holds, under another name neither."""
     named = _named_weights(model)
     loaded = {id(value) for name, value in named if name not in missing}
