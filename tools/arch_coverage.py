@@ -19,7 +19,7 @@ from typing import Any
 _DOCS = Path(__file__).resolve().parent.parent / "docs"
 RESULTS = _DOCS / "measurements" / "architectures.jsonl"
 PAGE = _DOCS / "architectures.md"
-_N_AT_ONCE = 20
+_N_AT_ONCE = 30
 _MAX_PARAMETERS = 30_000_000
 # Relative to the largest logit.
 _TOLERANCE = 1e-5

@@ -161,7 +161,7 @@ def _first(config: Any, names: tuple[str, ...]) -> Any:
 def _read(config: Any, name: str) -> Any:
     try:
         return getattr(config, name, None)
-    except (AttributeError, ValueError):
+    except (AttributeError, ValueError, RuntimeError):
         # Some configurations refuse what differs from layer to layer.
         return None
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pellucid.bridge._errors import ArchitectureError
+from pellucid.bridge._heads import count_heads
 from pellucid.bridge._infer_parts import (
     has_projections,
     is_norm,
@@ -97,9 +99,20 @@ class _BlockReader:
             if not self._trace.has(module):
                 continue
             self._list_for(parts, path, module).append(module)
+        for module in [m for m in parts.attentions if not self._has_heads(m)]:
+            # RWKV calls attention what has no heads that look at positions.
+            parts.attentions.remove(module)
+            parts.mixers.append(module)
         for held in vars(parts).values():
             held.sort(key=self._trace.place)
         return parts
+
+    def _has_heads(self, module: nn.Module) -> bool:
+        try:
+            count_heads(module, self._config)
+        except ArchitectureError:
+            return False
+        return True
 
     def _list_for(self, parts: _Parts, path: str, module: nn.Module) -> list[nn.Module]:
         name = path.rpartition(".")[2]
