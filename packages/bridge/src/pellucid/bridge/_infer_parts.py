@@ -30,7 +30,9 @@ def is_norm(module: nn.Module, name: str) -> bool:
 def is_projection(module: nn.Module) -> bool:
     """Say whether a module holds one weight matrix."""
     weight = getattr(module, "weight", None)
-    return isinstance(weight, Tensor) and weight.ndim == 2 and not isinstance(module, nn.Embedding)
+    # A norm with weights for each head has a matrix of them too.
+    is_other = isinstance(module, nn.Embedding) or "norm" in type(module).__name__.lower()
+    return isinstance(weight, Tensor) and weight.ndim == 2 and not is_other
 
 
 def has_projections(module: nn.Module) -> bool:
