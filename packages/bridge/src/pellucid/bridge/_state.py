@@ -69,8 +69,14 @@ class BridgeState(nn.Module):
     def device(self) -> torch.device:
         """Where the model takes its inputs."""
         find = getattr(self.original_model, "get_input_embeddings", None)
-        weight = next(self.original_model.parameters()) if find is None else find().weight
-        return weight.device
+        table: Any = self.original_model if find is None else find()
+        found = next(table.parameters()).device
+        if found.type == "meta":
+            # Weights that accelerate keeps elsewhere come to where their layer runs.
+            found = torch.device(
+                getattr(getattr(table, "_hf_hook", None), "execution_device", "cpu")
+            )
+        return found
 
     def _first_stack(self) -> Sequence[nn.Module]:
         return next(iter(self._stacks.values()))
