@@ -230,7 +230,7 @@ def _find_class(config: Any) -> Any:
 
 
 def _has_file(name: str, revision: str | None, files: tuple[str, ...]) -> bool:
-    from transformers.utils import cached_file  # noqa: PLC0415 - costs seconds
+    from transformers.utils.hub import cached_file  # noqa: PLC0415 - costs seconds
 
     return any(
         cached_file(

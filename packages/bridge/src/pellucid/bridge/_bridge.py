@@ -15,7 +15,7 @@ from pellucid.bridge._tokens import Tokenization
 from pellucid.core import ArgumentError
 
 
-class TransformerBridge(Tokenization, Generation, Running):
+class TransformerBridge(Tokenization, Generation, Running):  # pyright: ignore[reportIncompatibleMethodOverride] - the first two declare what the last one has
     """A transformer whose activations can be read, changed and differentiated by name.
 
     No module of the model is replaced or wrapped. A run with hooks installs what it needs on the

@@ -54,7 +54,7 @@ def build_bridge_from_module(
             f"{type(model).__name__} has no config. Pass hf_config=, or tl_config=, such as "
             "TransformerBridgeConfig(d_model=..., n_layers=..., n_heads=...)."
         )
-    record = architecture
+    record = None if isinstance(architecture, str) else architecture
     if isinstance(architecture, str):
         record = known_architectures().get(architecture)
         if record is None:

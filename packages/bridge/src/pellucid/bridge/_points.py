@@ -108,9 +108,15 @@ class HookPoint:
             What removes it.
         """
         hooks = self._hooks(dir)
-        handle = LensHandle(hook=hook, is_permanent=is_permanent, context_level=level)
-        # A reset may have detached it before.
-        handle._remove = lambda held: hooks.remove(held) if held in hooks else None
+
+        def remove(held: LensHandle) -> None:
+            # A reset may have detached it before.
+            if held in hooks:
+                hooks.remove(held)
+
+        handle = LensHandle(
+            hook=hook, is_permanent=is_permanent, context_level=level, _remove=remove
+        )
         hooks.insert(0 if prepend else len(hooks), handle)
         self._attached.add(self.name)
         return handle
