@@ -16,11 +16,11 @@ def test_version(command):
 def test_help_lists_the_commands(command, options):
     done = command(*options)
     assert done.code == 0
-    for name in ("demo", "matrix", "optimize", "--version"):
+    for name in ("demo", "linearize", "matrix", "optimize", "--version"):
         assert name in done.out
 
 
-@pytest.mark.parametrize("name", ["demo", "matrix", "optimize"])
+@pytest.mark.parametrize("name", ["demo", "linearize", "matrix", "optimize"])
 def test_help_teaches_by_example(command, name):
     done = command(name, "--help")
     assert done.code == 0
@@ -38,7 +38,14 @@ def test_help_names_every_option_of_optimize(command):
 
 
 @pytest.mark.parametrize(
-    "options", [["--version"], ["--help"], ["matrix", "--help"], ["optimize", "--help"]]
+    "options",
+    [
+        ["--version"],
+        ["--help"],
+        ["matrix", "--help"],
+        ["linearize", "--help"],
+        ["optimize", "--help"],
+    ],
 )
 def test_help_imports_nothing_heavy(options):
     program = (

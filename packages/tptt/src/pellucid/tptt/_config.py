@@ -92,7 +92,7 @@ class TpttConfig(PretrainedConfig):
         self,
         base_model_config: Mapping[str, Any] | PretrainedConfig | None = None,
         base_model_name: str = "meta-llama/Llama-3.2-1B",
-        name_or_path: str | None = None,
+        name_or_path: str | os.PathLike[str] | None = None,
         target_modules_names: Sequence[str] | None = None,
         force_attn_implementation: str | None = "eager",
         operator_mode: str = "delta_rule",
@@ -123,7 +123,9 @@ class TpttConfig(PretrainedConfig):
             setattr(self, name, copy.deepcopy(value))
         self.base_model_config = base
         self.base_model_name = base_model_name
-        self.name_or_path = name_or_path or f"Titans-{base_model_name.rpartition('/')[2]}"
+        self.name_or_path = (
+            str(name_or_path or "") or f"Titans-{base_model_name.rpartition('/')[2]}"
+        )
         self.target_modules_names = list(target_modules_names or _SUFFIXES)
         self.force_attn_implementation = force_attn_implementation
         self.operator_mode = operator_mode
