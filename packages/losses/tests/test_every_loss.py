@@ -160,38 +160,9 @@ def judged(text: str) -> float:
     return 1 / len(text) - 0.1 * len(text)
 
 
-def make_cases() -> dict[str, Case]:
-    logits, hidden = seeded(2, 7, 7, seed=3), seeded(2, 2, 7, 5, seed=4)
-    vectors, classes = seeded(3, 5, seed=6), seeded(3, 4, seed=7)
+def prefill_cases() -> dict[str, Case]:
     prefill = seeded(3, 4, 7)
-    beginnings = [{"Yes": -1.0, " Yes": -0.5}, {"No": -0.1}, None]
-    starts = [{"Y": -2.0, " Yes": -1.0, "N": -0.5}, {"No": -0.5, "N": -3.0}, None]
-    asked = ["a", "bb", "cccc"]
-    fluency = InputFluencyLoss(judge=ChattyJudge(), question="{text}?")
-    score = ResponseLMScoreLoss(judge=ChattyJudge(), question="{response}?")
-    judgements = [judged(f"{text}?") for text in asked]
     return {
-        "attention-enh": Case(
-            AttentionEnhLoss(),
-            "full_attentions",
-            PATTERNS,
-            {"input_slices": SLICES},
-            [attention(layers) for layers in PATTERNS.tolist()],
-        ),
-        "first-token-nll": text_case(
-            FirstTokenNLLLoss("Yes"),
-            "response_first_token_logprobs",
-            beginnings,
-            [0.5, math.inf, math.inf],
-        ),
-        "input-fluency": text_case(fluency, "input_texts", asked, judgements),
-        "misclass-ce": Case(
-            MisclassCELoss(),
-            "output_class_logits",
-            classes,
-            {"true_class_idx": 2},
-            [row[2] - log_sum(row) for row in classes.tolist()],
-        ),
         "prefill-ce": prefill_case(PrefillCELoss(), ce),
         "prefill-cw": prefill_case(PrefillCWLoss(cw_margin=0.5), cw),
         "prefill-distillation": Case(
@@ -202,13 +173,44 @@ def make_cases() -> dict[str, Case]:
             [distillation(rows, REFERENCE.tolist()) for rows in prefill.tolist()],
         ),
         "prefill-mellowmax": prefill_case(PrefillMellowMaxLoss(), mellowmax),
+    }
+
+
+def text_cases() -> dict[str, Case]:
+    beginnings = [{"Yes": -1.0, " Yes": -0.5}, {"No": -0.1}, None]
+    starts = [{"Y": -2.0, " Yes": -1.0, "N": -0.5}, {"No": -0.5, "N": -3.0}, None]
+    asked = ["a", "bb", "cccc"]
+    fluency = InputFluencyLoss(judge=ChattyJudge(), question="{text}?")
+    score = ResponseLMScoreLoss(judge=ChattyJudge(), question="{response}?")
+    judgements = [judged(f"{text}?") for text in asked]
+    return {
+        "first-token-nll": text_case(
+            FirstTokenNLLLoss("Yes"),
+            "response_first_token_logprobs",
+            beginnings,
+            [0.5, math.inf, math.inf],
+        ),
+        "input-fluency": text_case(fluency, "input_texts", asked, judgements),
         "response-lm-score": text_case(score, "generated_response_strs", asked, judgements),
-        "similarity": Case(
-            SimilarityLoss(),
-            "output_embeddings",
-            vectors,
-            {"target_vectors": DIRECTION},
-            [similarity(vector) for vector in vectors.tolist()],
+        "target-start-nll": Case(
+            TargetStartNLLLoss(),
+            "response_first_token_logprobs",
+            starts,
+            {"target_response_strs": "Yes, it is."},
+            [-math.log(math.exp(-2.0) + math.exp(-1.0)), 3.0, math.inf],
+        ),
+    }
+
+
+def inside_cases() -> dict[str, Case]:
+    logits, hidden = seeded(2, 7, 7, seed=3), seeded(2, 2, 7, 5, seed=4)
+    return {
+        "attention-enh": Case(
+            AttentionEnhLoss(),
+            "full_attentions",
+            PATTERNS,
+            {"input_slices": SLICES},
+            [attention(layers) for layers in PATTERNS.tolist()],
         ),
         "steering-activation": Case(
             SteeringActivationLoss(slc_name="trigger"),
@@ -216,13 +218,6 @@ def make_cases() -> dict[str, Case]:
             hidden,
             {"target_directions": DIRECTION, "input_slices": SLICES},
             [steering(layers) for layers in hidden.tolist()],
-        ),
-        "target-start-nll": Case(
-            TargetStartNLLLoss(),
-            "response_first_token_logprobs",
-            starts,
-            {"target_response_strs": "Yes, it is."},
-            [-math.log(math.exp(-2.0) + math.exp(-1.0)), 3.0, math.inf],
         ),
         "trigger-perplexity": Case(
             TriggerPerplexityLoss(),
@@ -237,7 +232,27 @@ def make_cases() -> dict[str, Case]:
     }
 
 
-CASES = make_cases()
+def vector_cases() -> dict[str, Case]:
+    vectors, classes = seeded(3, 5, seed=6), seeded(3, 4, seed=7)
+    return {
+        "misclass-ce": Case(
+            MisclassCELoss(),
+            "output_class_logits",
+            classes,
+            {"true_class_idx": 2},
+            [row[2] - log_sum(row) for row in classes.tolist()],
+        ),
+        "similarity": Case(
+            SimilarityLoss(),
+            "output_embeddings",
+            vectors,
+            {"target_vectors": DIRECTION},
+            [similarity(vector) for vector in vectors.tolist()],
+        ),
+    }
+
+
+CASES = {**prefill_cases(), **text_cases(), **inside_cases(), **vector_cases()}
 TOKEN_TARGETS = ("prefill-ce", "prefill-cw", "prefill-mellowmax")
 CLOSED = {
     "prefill-ce": ce,
