@@ -1,7 +1,9 @@
 """Tiny models, and what a model looks like from outside."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +11,9 @@ import torch
 
 from pellucid.bridge import TransformerBridge
 from pellucid.testing import tiny_gpt2, tiny_llama, tiny_tokenizer
+
+# The import mode of this workspace keeps test folders off the path.
+sys.path.append(str(Path(__file__).parent))
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 

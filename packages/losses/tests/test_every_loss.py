@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from closed_forms import ce, cw, distillation, dot, log_sum, mean, mellowmax, norm
 from loss_samples import (
     assert_gradient_is_that_of_finite_differences,
     assert_low_precision_is_computed_in_float32,
@@ -51,48 +52,6 @@ DIRECTION = seeded(5, seed=1)
 BEFORE, TRIGGER, AFTER = slice(0, 2), slice(2, 5), slice(5, 7)
 SLICES = {"input_before": BEFORE, "trigger": TRIGGER, "input_after": AFTER}
 PATTERNS = seeded(2, 2, 3, 7, 7, seed=2).softmax(dim=-1)
-
-
-def log_sum(row):
-    return math.log(sum(math.exp(z) for z in row))
-
-
-def mean(numbers):
-    numbers = list(numbers)
-    return sum(numbers) / len(numbers)
-
-
-def norm(vector):
-    return math.sqrt(sum(x * x for x in vector))
-
-
-def dot(one, other):
-    return sum(x * y for x, y in zip(one, other, strict=True))
-
-
-# The closed form of each loss for one sample, one number at a time.
-def ce(rows, tokens):
-    return mean(log_sum(row) - row[y] for row, y in zip(rows, tokens, strict=True))
-
-
-def mellowmax(rows, tokens):
-    return log_sum([-row[y] for row, y in zip(rows, tokens, strict=True)]) - math.log(len(tokens))
-
-
-def cw(rows, tokens):
-    pairs = list(zip(rows, tokens, strict=True))
-    leads = [max(z for v, z in enumerate(row) if v != y) - row[y] for row, y in pairs]
-    return mean(max(-0.5, lead) for lead in leads)
-
-
-def distillation(rows, reference):
-    return mean(
-        -sum(
-            math.exp(r - log_sum(wanted)) * (z - log_sum(row))
-            for z, r in zip(row, wanted, strict=True)
-        )
-        for row, wanted in zip(rows, reference, strict=True)
-    )
 
 
 def attention(layers):
