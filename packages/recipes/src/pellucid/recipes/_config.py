@@ -115,6 +115,9 @@ class RecipeConfig:
             given["templates"] = [given["templates"]]
         if isinstance(given.get("targets"), str):
             given["targets"] = [given["targets"]]
+        # Before construction, which checks annotations first where every function is checked.
+        for name, value in given.items():
+            _check_type(name, value, fields[name].type)
         return cls(**given)
 
     @classmethod
