@@ -3,6 +3,7 @@
 import _thread
 import contextvars
 import inspect
+import signal
 import threading
 import time
 
@@ -203,6 +204,15 @@ def test_abandonment_is_not_caught_by_mistake():
     assert caught == []
 
 
+@pytest.fixture
+def heeds_interrupts():
+    """Processes that a shell starts in the background ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_interrupts")
 def test_an_interrupt_while_a_call_computes_ends_all():
     released = []
 
