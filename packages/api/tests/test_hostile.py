@@ -288,3 +288,10 @@ def test_a_thousand_requests_of_which_one_in_twenty_fails(serve):
     assert len(sent) == n + n_passing
     assert len(set(sent)) == n
     assert server.most_in_flight <= concurrent
+
+
+def test_a_server_that_is_not_there_is_named_with_what_to_check(quick):
+    model = LiteLLMModel("openai/x", "http://127.0.0.1:9/v1", KEY, retry=quick, strict=False)
+    (error,) = model(["hello"], return_full_output=True).errors
+    assert "http://127.0.0.1:9/v1" in str(error)
+    assert "Check that a server answers there" in str(error)

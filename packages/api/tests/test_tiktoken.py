@@ -1,6 +1,6 @@
 import pytest
 
-from pellucid.api import OpenAITokenizer
+from pellucid.api import OpenAITokenizer, _tiktoken
 from pellucid.core import ArgumentError
 
 
@@ -46,9 +46,15 @@ def test_an_id_that_is_no_tokens_reads_as_a_broken_character(rank_file, tmp_path
         tokenizer.decode([10**6])
 
 
-def test_nothing_is_loaded_before_it_is_used():
-    OpenAITokenizer("gpt-4o-mini")
-    OpenAITokenizer("a-model-that-nobody-knows")
+def test_nothing_is_loaded_before_it_is_used(monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("tiktoken was asked for")
+
+    monkeypatch.setattr(_tiktoken, "import_extra", refuse)
+    for name in ("gpt-4o-mini", "a-model-that-nobody-knows"):
+        tokenizer = OpenAITokenizer(name)
+        with pytest.raises(AssertionError, match="tiktoken was asked for"):
+            tokenizer.encode("a")
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,30 @@ def test_the_package_imports_nothing_until_it_is_asked():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.parametrize("options", [[], ["-n1"]])
+def test_the_first_module_of_a_package_is_checked_too(tmp_path, options):
+    package = tmp_path / "pellucid" / "unheard_of"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("def double(x: int) -> int:\n    return 2 * x\n")
+    (tmp_path / "conftest.py").write_text("from pellucid.unheard_of import double\n")
+    (tmp_path / "test_it.py").write_text(
+        "import jaxtyping, pytest\n"
+        "from pellucid.unheard_of import double\n"
+        "def test_it():\n"
+        "    with pytest.raises(jaxtyping.TypeCheckError):\n"
+        "        double('a')\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    answer = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", *options, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
+    )
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
 def test_a_setting_of_the_user_is_kept():
     code = "import os, pellucid.testing._plugin; print(os.environ['PELLUCID_TYPECHECK'])"
     answer = subprocess.run(

@@ -164,6 +164,8 @@ class Transport:
             kind = ResponseError
         elif failure.asked_wait_s is not None and failure.asked_wait_s > self.policy.longest_wait_s:
             advice = f" It asks to wait {failure.asked_wait_s:.0f} s, longer than longest_wait_s."
+        elif failure.is_transient and failure.status is None:
+            advice = " Check that a server answers there, and that timeout_s is long enough."
         return kind(
             f"the request to {self._provider} failed{status}{tried}: {message}{advice}",
             status=failure.status,

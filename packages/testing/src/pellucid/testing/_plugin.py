@@ -1,10 +1,11 @@
 """The pytest plugin: every test run checks shapes, stays offline, and does not crowd the machine.
 
-Loaded by pytest before any conftest. It must not import `pellucid.core`, neither itself nor
+Loaded by pytest before any conftest. To load it must not import `pellucid.core`, neither itself nor
 through its package: core reads `PELLUCID_TYPECHECK` once, when it is first imported, and checks
 nothing that was imported before. Subprocesses of a test inherit the environment set here.
 """
 
+import importlib
 import os
 import sys
 
@@ -27,6 +28,18 @@ for _name, _value in _ENVIRONMENT.items():
 if _IS_WORKER:
     # As many workers as cores, each with as many threads as cores, are slower than one worker.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Import core, which installs the hook, before a conftest imports the package under test.
+
+    That package's first module would be loaded unchecked. A controller that hands tests out to
+    workers runs none itself, and need not wait for torch.
+    """
+    hands_out = getattr(early_config.known_args_namespace, "numprocesses", None)
+    if _IS_WORKER or not hands_out:
+        importlib.import_module("pellucid.core")
 
 
 def pytest_configure(config: pytest.Config) -> None:
