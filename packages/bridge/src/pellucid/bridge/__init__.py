@@ -16,6 +16,7 @@ from pellucid.bridge._errors import (
     HookNameError,
     StopAtLayerException,
 )
+from pellucid.bridge._factored import FactoredMatrix
 from pellucid.bridge._generation import GenerateOutput
 from pellucid.bridge._infer import infer_architecture
 from pellucid.bridge._loss import lm_accuracy, lm_cross_entropy_loss
@@ -31,6 +32,7 @@ __all__ = [
     "ArchitectureError",
     "Attention",
     "Block",
+    "FactoredMatrix",
     "GenerateOutput",
     "HookError",
     "HookNameError",
