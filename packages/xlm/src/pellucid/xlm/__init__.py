@@ -1,9 +1,44 @@
-"""Train, evaluate and sample language models of every family, autoregressive or not, with one harness.
+"""Train, evaluate and sample language models, autoregressive or not, with one harness.
 
-It starts with one example, `masked_mean`, that shows how a module here is written. Put the
-package's own ideas beside it, one per file, and then delete it.
+A family is a model, a loss, a predictor and a collator, put together by a Hydra configuration; the
+contracts between them are in `pellucid.xlm.contracts`, and `pellucid.xlm.harness` runs them. Every
+name here is imported when it is first used, so that asking the command for help costs no import of
+torch.
 """
 
-from pellucid.xlm._masked_mean import masked_mean
+import importlib
+from typing import Any
 
-__all__ = ["masked_mean"]
+# Module to the public names that it gives to this package.
+_EXPORTS: dict[str, tuple[str, ...]] = {
+    "contracts": (
+        "Collator",
+        "DataSource",
+        "LossFunction",
+        "Model",
+        "NLLBound",
+        "NoiseSchedule",
+        "Predictor",
+        "ResumableLoader",
+        "default_loader_kind",
+    ),
+    "harness": ("Harness",),
+}
+
+_MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
+
+__all__ = sorted(_MODULE_OF)  # noqa: PLE0605  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    module = _MODULE_OF.get(name)
+    if module is None:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    value = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULE_OF})
