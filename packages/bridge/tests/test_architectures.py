@@ -1,13 +1,10 @@
 """Every record on tiny random models, against transformers and against computing it again."""
 
 import copy
-import dataclasses
-import functools
 
 import pytest
 import torch
-import transformers
-from tiny_configs import make_config
+from tiny_cases import CASES, make_bridge, make_inputs
 
 from pellucid.bridge import TransformerBridge, infer_architecture
 from pellucid.bridge._architectures import RECORDS
@@ -15,80 +12,6 @@ from pellucid.bridge._claims import find_false_claims
 from pellucid.bridge._describe import describe_model, list_blocks
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Case:
-    """A model: a class, and what of its configuration is not as in all others."""
-
-    name: str
-    kind: str
-    more: tuple[tuple[str, object], ...] = ()
-
-    def __str__(self) -> str:
-        return self.name
-
-
-def _case(kind, name=None, **more):
-    return Case(name or kind, kind, tuple(more.items()))
-
-
-# Where the classes of a record differ in nothing but their name, one stands for all.
-CASES = [
-    _case("LlamaForCausalLM"),
-    _case("MistralForCausalLM", sliding_window=4),
-    _case("Qwen2ForCausalLM"),
-    _case("Qwen3ForCausalLM"),
-    _case("GemmaForCausalLM"),
-    _case("OlmoForCausalLM"),
-    _case("LlavaForConditionalGeneration"),
-    _case("Gemma2ForCausalLM", sliding_window=4),
-    _case("Gemma3ForCausalLM"),
-    _case("Olmo2ForCausalLM"),
-    _case("Phi3ForCausalLM"),
-    _case("GraniteForCausalLM", residual_multiplier=0.5, attention_multiplier=0.3),
-    _case("CohereForCausalLM", use_qk_norm=True),
-    _case("StableLmForCausalLM"),
-    _case("StableLmForCausalLM", "StableLm parallel", use_parallel_residual=True),
-    _case("Starcoder2ForCausalLM"),
-    _case("PhiForCausalLM"),
-    _case("GPT2LMHeadModel"),
-    _case("GPTBigCodeForCausalLM"),
-    _case("GPTBigCodeForCausalLM", "GPTBigCode many keys", multi_query=False),
-    _case("GPTNeoForCausalLM", attention_types=[[["global", "local"], 1]], window_size=4),
-    _case("GPTJForCausalLM"),
-    _case("CodeGenForCausalLM"),
-    _case("GPTNeoXForCausalLM"),
-    _case("GPTNeoXForCausalLM", "GPTNeoX sequential", use_parallel_residual=False),
-    _case("OPTForCausalLM", word_embed_proj_dim=32),
-    _case("BloomForCausalLM"),
-    _case("FalconForCausalLM"),
-    _case("FalconForCausalLM", "Falcon 40B", new_decoder_architecture=True, num_kv_heads=2),
-    _case(
-        "FalconForCausalLM", "Falcon RW",
-        alibi=True, multi_query=False, parallel_attn=False, bias=True,
-    ),
-    _case("MptForCausalLM"),
-    _case("MixtralForCausalLM"),
-    _case("Qwen2MoeForCausalLM", mlp_only_layers=[0]),
-    _case("Qwen3MoeForCausalLM"),
-    _case("GptOssForCausalLM"),
-    _case("DeepseekV3ForCausalLM", num_key_value_heads=4),
-    _case("DeepseekV3ForCausalLM", "DeepseekV3 lite", num_key_value_heads=4, q_lora_rank=None),
-    _case(
-        "Qwen3NextForCausalLM",
-        layer_types=["linear_attention", "full_attention"],
-        linear_key_head_dim=8, linear_value_head_dim=8,
-        linear_num_key_heads=2, linear_num_value_heads=4,
-    ),
-    _case("MambaForCausalLM"),
-    _case("Mamba2ForCausalLM", num_heads=8, n_groups=1),
-    _case("BertForMaskedLM"),
-    _case("BertLMHeadModel", is_decoder=True),
-    _case("RobertaForMaskedLM"),
-    _case("T5ForConditionalGeneration", decoder_start_token_id=0),
-    _case("MT5ForConditionalGeneration"),
-    _case("BartForConditionalGeneration"),
-    _case("MarianMTModel"),
-]  # fmt: skip
 _STATES = {"MambaForCausalLM", "Mamba2ForCausalLM"}
 _TWO_STACKS = {"T5ForConditionalGeneration", "MT5ForConditionalGeneration"} | {
     "BartForConditionalGeneration", "MarianMTModel",
@@ -101,39 +24,20 @@ GATED = {"Qwen3NextForCausalLM"}
 PER_CASE = pytest.mark.parametrize("case", CASES, ids=str)
 
 
-@functools.cache
-def _make_bridge(case):
-    kind = getattr(transformers, case.kind)
-    torch.manual_seed(0)
-    model = kind(make_config(kind.config_class, dict(case.more))).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
-                parameter.add_(torch.randn_like(parameter) * 0.1)
-    return TransformerBridge(model.requires_grad_(False))
-
-
-def _inputs(bridge, **more):
-    ids = torch.tensor([[5, 6, 7, 8, 9, 10], [11, 12, 13, 14, 15, 16]])
-    if bridge.original_model.config.is_encoder_decoder:
-        more["decoder_input_ids"] = ids.flip(0)
-    return ids, more
-
-
 def _run(bridge, hooks=(), **more):
-    ids, more = _inputs(bridge, **more)
+    ids, more = make_inputs(bridge, **more)
     with torch.no_grad():
         return bridge.run_with_hooks(ids, fwd_hooks=list(hooks), **more)
 
 
 def _cache(bridge, names=None, **more):
-    ids, more = _inputs(bridge, **more)
+    ids, more = make_inputs(bridge, **more)
     with torch.no_grad():
         return bridge.run_with_cache(ids, names_filter=names, **more)[1]
 
 
 def _run_model(bridge, **more):
-    ids, more = _inputs(bridge, **more)
+    ids, more = make_inputs(bridge, **more)
     with torch.no_grad():
         return bridge.original_model(input_ids=ids, **more)
 
@@ -167,7 +71,7 @@ def test_every_record_has_a_model():
 
 @PER_CASE
 def test_record_says_what_the_models_structure_says(case):
-    bridge = _make_bridge(case)
+    bridge = make_bridge(case)
     assert not bridge.adapter.is_inferred
     inferred = infer_architecture(bridge.original_model)
     ours, found = _describe(bridge, bridge.adapter), _describe(bridge, inferred)
@@ -179,7 +83,7 @@ def test_record_says_what_the_models_structure_says(case):
 
 @PER_CASE
 def test_record_claims_nothing_false(case):
-    bridge = _make_bridge(case)
+    bridge = make_bridge(case)
     config = bridge.original_model.config.get_text_config()
     assert find_false_claims(bridge.original_model, bridge.adapter, config) == ()
 
@@ -187,7 +91,7 @@ def test_record_claims_nothing_false(case):
 @PER_CASE
 @pytest.mark.parametrize("mask", _masks().values(), ids=_masks())
 def test_logits_are_the_models_own_bit_for_bit(case, mask):
-    bridge = _make_bridge(case)
+    bridge = make_bridge(case)
     more = {} if mask is None else {"attention_mask": mask}
     assert torch.equal(_run(bridge, **more), _run_model(bridge, **more).logits)
 
@@ -195,7 +99,7 @@ def test_logits_are_the_models_own_bit_for_bit(case, mask):
 @PER_CASE
 @pytest.mark.parametrize("mask", _masks().values(), ids=_masks())
 def test_activations_put_back_leave_logits_alone(case, mask):
-    bridge = _make_bridge(case)
+    bridge = make_bridge(case)
     more = {} if mask is None else {"attention_mask": mask}
     seen = set()
 
@@ -212,7 +116,7 @@ def test_activations_put_back_leave_logits_alone(case, mask):
 
 @PER_CASE
 def test_zeros_change_logits(case):
-    bridge = _make_bridge(case)
+    bridge = make_bridge(case)
     expected = _run(bridge)
     table = bridge.hook_table()
     names = ["hook_resid_pre", "hook_resid_mid", "hook_attn_out", "hook_mlp_out", "attn.hook_q"]
@@ -227,7 +131,7 @@ def test_zeros_change_logits(case):
 
 @PER_CASE
 def test_streams_are_the_models_hidden_states(case):
-    bridge = _make_bridge(case)
+    bridge = make_bridge(case)
     output = _run_model(bridge, output_hidden_states=True)
     cache = _cache(bridge, lambda name: name.endswith("resid_pre"))
     for stack in bridge.adapter.stacks:
@@ -243,7 +147,7 @@ def test_streams_are_the_models_hidden_states(case):
 
 @PER_CASE
 def test_sums_close(case):
-    bridge = _make_bridge(case)
+    bridge = make_bridge(case)
     cache = _cache(bridge)
     n_sums = 0
     for block, record in _blocks(bridge):
@@ -289,9 +193,9 @@ def _eager_twin(bridge):
 @pytest.mark.parametrize("case", [c for c in ATTENTIVE if c.name != "Falcon RW"], ids=str)
 @pytest.mark.parametrize("mask", _masks().values(), ids=_masks())
 def test_patterns_are_those_of_eager_attention(case, mask):
-    bridge = _make_bridge(case)
+    bridge = make_bridge(case)
     more = {} if mask is None else {"attention_mask": mask}
-    ids, inputs = _inputs(bridge, **more)
+    ids, inputs = make_inputs(bridge, **more)
     with torch.no_grad():
         output = _eager_twin(bridge)(input_ids=ids, output_attentions=True, **inputs)
     cache = _cache(bridge, lambda name: name.endswith("hook_pattern"), **more)
@@ -313,7 +217,7 @@ def test_patterns_are_those_of_eager_attention(case, mask):
 
 @pytest.mark.parametrize("case", [c for c in ATTENTIVE if c.kind not in GATED], ids=str)
 def test_heads_gather_values_as_the_pattern_says(case):
-    bridge = _make_bridge(case)
+    bridge = make_bridge(case)
     cache = _cache(bridge)
     for block, record in _blocks(bridge):
         for part in ("attn", "cross_attn") if record.cross_attn else ("attn",):
@@ -327,7 +231,7 @@ def test_heads_gather_values_as_the_pattern_says(case):
 
 @pytest.mark.parametrize("case", ATTENTIVE, ids=str)
 def test_patterns_are_softmax_of_scores(case):
-    bridge = _make_bridge(case)
+    bridge = make_bridge(case)
     cache = _cache(bridge)
     for name in [name for name in cache if name.endswith("hook_pattern")]:
         scores = cache[name.replace("hook_pattern", "hook_attn_scores")]
@@ -339,7 +243,7 @@ def test_patterns_are_softmax_of_scores(case):
 
 @pytest.mark.parametrize("case", ATTENTIVE, ids=str)
 def test_padding_gets_no_attention(case):
-    bridge = _make_bridge(case)
+    bridge = make_bridge(case)
     left = _masks()["left"]
     cache = _cache(bridge, lambda name: name.endswith("hook_pattern"), attention_mask=left)
     padded = [held[0, :, 2:, :2] for name, held in cache.items() if "decoder" not in name]
@@ -349,8 +253,8 @@ def test_padding_gets_no_attention(case):
 
 @pytest.mark.parametrize("case", GENERATIVE, ids=str)
 def test_generation_with_hooks_is_computing_it_all_again(case):
-    bridge = _make_bridge(case)
-    ids, _ = _inputs(bridge)
+    bridge = make_bridge(case)
+    ids, _ = make_inputs(bridge)
     names = [
         name
         for name in ("blocks.1.hook_resid_mid", "blocks.1.attn.hook_z", "blocks.0.hook_resid_post")
@@ -383,7 +287,7 @@ def _stop(value, hook):
 
 @PER_CASE
 def test_nothing_is_left_behind(case):
-    bridge = _make_bridge(case)
+    bridge = make_bridge(case)
     model = bridge.original_model
 
     def look():

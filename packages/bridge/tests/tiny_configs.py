@@ -32,15 +32,16 @@ _SIZES = {
 _KEPT = {"vocab_size", "pad_token_id", "bos_token_id", "eos_token_id"}
 
 
-def make_config(kind, more, base=None):
+def make_config(kind, more, base=None, sizes=()):
+    all_sizes = {**_SIZES, **dict(sizes)}
     base = kind() if base is None else base
     chosen = {
         name: size
-        for name, size in _SIZES.items()
+        for name, size in all_sizes.items()
         if not isinstance(getattr(kind, name, None), property)
         and (getattr(base, name, None) is not None)
     }
     for name in getattr(kind, "sub_configs", {}):
         inner = getattr(base, name)
-        chosen[name] = make_config(type(inner), {}).to_dict()
+        chosen[name] = make_config(type(inner), {}, sizes=sizes).to_dict()
     return kind(**{**chosen, **more})

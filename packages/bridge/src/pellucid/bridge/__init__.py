@@ -15,16 +15,26 @@ from pellucid.bridge._errors import (
     HookError,
     HookNameError,
     StopAtLayerException,
+    WeightError,
 )
 from pellucid.bridge._factored import FactoredMatrix
 from pellucid.bridge._generation import GenerateOutput
 from pellucid.bridge._infer import infer_architecture
 from pellucid.bridge._loss import lm_accuracy, lm_cross_entropy_loss
 from pellucid.bridge._points import HookPoint, LensHandle
-from pellucid.bridge._record import Architecture, Attention, Block, Mixer, Mlp, Stack
+from pellucid.bridge._record import (
+    Architecture,
+    Attention,
+    Block,
+    ExpertWeights,
+    Mixer,
+    Mlp,
+    Stack,
+)
 from pellucid.bridge._registry import find_record, known_architectures, register_architecture
 from pellucid.bridge._sampling import sample_logits
 from pellucid.bridge._table import HookSpec, HookTable
+from pellucid.bridge._weight_table import WeightSpec
 
 __all__ = [
     "ActivationCache",
@@ -32,6 +42,7 @@ __all__ = [
     "ArchitectureError",
     "Attention",
     "Block",
+    "ExpertWeights",
     "FactoredMatrix",
     "GenerateOutput",
     "HookError",
@@ -46,6 +57,8 @@ __all__ = [
     "StopAtLayerException",
     "TransformerBridge",
     "TransformerBridgeConfig",
+    "WeightError",
+    "WeightSpec",
     "build_bridge_from_module",
     "find_record",
     "get_act_name",

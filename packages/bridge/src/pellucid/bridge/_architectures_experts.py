@@ -4,7 +4,7 @@ import dataclasses
 from types import MappingProxyType
 
 from pellucid.bridge._architectures_llama import LLAMA_ATTENTION, LLAMA_BLOCK, describe_llama
-from pellucid.bridge._record import Attention, Mixer, Mlp
+from pellucid.bridge._record import Attention, ExpertWeights, Mixer, Mlp
 
 # Some layers of these are dense: they have the projections, all others router and experts.
 _DENSE_OR_EXPERTS = Mlp(
@@ -14,6 +14,7 @@ _DENSE_OR_EXPERTS = Mlp(
     out="down_proj",
     router="gate",
     experts="experts",
+    expert_weights=ExpertWeights(),
     extra=MappingProxyType(
         {
             "shared_expert": "shared_expert",
@@ -30,7 +31,15 @@ MIXTRAL = describe_llama(
 )
 GPT_OSS = describe_llama(
     "GptOssForCausalLM",
-    block=dataclasses.replace(LLAMA_BLOCK, mlp=Mlp(path="mlp", router="router", experts="experts")),
+    block=dataclasses.replace(
+        LLAMA_BLOCK,
+        mlp=Mlp(
+            path="mlp",
+            router="router",
+            experts="experts",
+            expert_weights=ExpertWeights(is_transposed=True, is_interleaved=True),
+        ),
+    ),
 )
 DEEPSEEK_V3 = describe_llama(
     "DeepseekV3ForCausalLM",

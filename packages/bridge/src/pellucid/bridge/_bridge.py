@@ -12,10 +12,11 @@ from pellucid.bridge._native import NativeConfig, build_native
 from pellucid.bridge._running import Running
 from pellucid.bridge._support import check_support, list_models
 from pellucid.bridge._tokens import Tokenization
+from pellucid.bridge._weighing import Weighing
 from pellucid.core import ArgumentError
 
 
-class TransformerBridge(Tokenization, Generation, Running):  # pyright: ignore[reportIncompatibleMethodOverride] - the first two declare what the last one has
+class TransformerBridge(Tokenization, Generation, Running, Weighing):  # pyright: ignore[reportIncompatibleMethodOverride] - the first two declare what the last one has
     """A transformer whose activations can be read, changed and differentiated by name.
 
     No module of the model is replaced or wrapped. A run with hooks installs what it needs on the

@@ -7,13 +7,16 @@ from torch import nn
 
 from pellucid.bridge._points import HookPoint
 
+_CIRCUITS = ("QK", "OV")
+_WEIGHTS = ("W_", "b_")
+
 
 class Component:
     """A named part of a model.
 
     Reading an attribute finds a hook point (`bridge.blocks[0].attn.hook_pattern`), else a part of
-    this part (`.attn.q`), else an attribute of the module that stands behind it
-    (`.attn.head_dim`).
+    this part (`.attn.q`), else a weight (`.attn.W_Q`), else an attribute of the module that stands
+    behind it (`.attn.head_dim`).
 
     Args:
         bridge: The bridge.
@@ -35,6 +38,10 @@ class Component:
             return point
         if self._bridge.has_component(full):
             return self._bridge.get_component(full)
+        if attribute in _CIRCUITS:
+            return self._bridge.get_circuit(self.name, attribute)
+        if attribute.startswith(_WEIGHTS) or full in self._bridge.weight_table():
+            return self._bridge.get_weight(full)
         if self.original_component is not None:
             return getattr(self.original_component, attribute)
         raise AttributeError(f"{self.name!r} has no part or activation {attribute!r}.")

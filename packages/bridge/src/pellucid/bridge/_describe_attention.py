@@ -25,7 +25,7 @@ _BY_HEAD = "batch pos head d_head"
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Projection:
+class Projection:
     """Where queries, keys or values are made: a module, where in it, and for how many heads."""
 
     module: nn.Module
@@ -41,7 +41,7 @@ class _AttentionView:
     name: str
     module: nn.Module
     heads: HeadCounts
-    projections: Mapping[str, _Projection]
+    projections: Mapping[str, Projection]
 
     @property
     def is_self(self) -> bool:
@@ -60,7 +60,7 @@ def describe_attention(view: BlockView, record: Attention | None, name: str) -> 
     if record is None or module is None:
         return
     heads = count_heads(module, view.config)
-    found = {w: _find_projection(view, module, record, heads, w) for w in "qkv"}
+    found = {w: find_projection(view, module, record, heads, w) for w in "qkv"}
     part = _AttentionView(
         view=view, record=record, name=name, module=module, heads=heads,
         projections={w: held for w, held in found.items() if held is not None},
@@ -79,23 +79,32 @@ def describe_attention(view: BlockView, record: Attention | None, name: str) -> 
         yield from view.leaf(f"{name}.{extra}", view.find(path, module))
 
 
-def _find_projection(
+def find_projection(
     view: BlockView, module: nn.Module, record: Attention, heads: HeadCounts, which: str
-) -> _Projection | None:
+) -> Projection | None:
+    """Return where an attention module makes queries, keys or values; None if nothing says.
+
+    Args:
+        view: The block.
+        module: The attention module.
+        record: What it is.
+        heads: How many heads it has.
+        which: "q", "k" or "v".
+    """
     n_heads = heads.queries if which == "q" else heads.keys
     fused = view.find(record.qkv, module)
     if fused is not None:
         found = view_fused(fused, heads, record.fusion, which)
-        return _Projection(module=fused, view=found, n_heads=n_heads, is_own=False)
+        return Projection(module=fused, view=found, n_heads=n_heads, is_own=False)
     latent = view.find(record.kv, module)
     if latent is not None and which != "q":
         found, n_heads = view_latent(latent, module, view.config, which)
-        return _Projection(module=latent, view=found, n_heads=n_heads, is_own=False)
+        return Projection(module=latent, view=found, n_heads=n_heads, is_own=False)
     own = view.find(getattr(record, which), module)
     if own is None:
         return None
     found, n_heads = view_projection(own, heads, which)
-    return _Projection(module=own, view=found, n_heads=n_heads, is_own=True)
+    return Projection(module=own, view=found, n_heads=n_heads, is_own=True)
 
 
 def _describe_head_inputs(part: _AttentionView, norm: Any) -> Iterator[HookSpec]:

@@ -15,7 +15,7 @@ class HookNameError(PellucidError, KeyError, AttributeError):
         near: Names that resemble it.
     """
 
-    def __init__(self, hook_name: str, known: Iterable[str]) -> None:
+    def __init__(self, hook_name: str, known: Iterable[str], *, where: str = "the model") -> None:
         self.hook_name = hook_name
         self.near = difflib.get_close_matches(hook_name, list(known), n=3, cutoff=0.6)
         advice = (
@@ -23,7 +23,7 @@ class HookNameError(PellucidError, KeyError, AttributeError):
             if self.near
             else "hook_table() lists all names."
         )
-        super().__init__(f"the model has no activation {hook_name!r}. {advice}")
+        super().__init__(f"{where} has no activation {hook_name!r}. {advice}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.hook_name, self.near)
@@ -39,6 +39,10 @@ class HookError(PellucidError, ValueError):
 
 class ArchitectureError(PellucidError, ValueError, NotImplementedError):
     """A model's structure is not one that the bridge can look into."""
+
+
+class WeightError(PellucidError, AttributeError):
+    """The model has no weight of this name, or none that is the same in all blocks."""
 
 
 class StopAtLayerException(PellucidError):  # noqa: N818 - the name its users know

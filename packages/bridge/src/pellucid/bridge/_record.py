@@ -60,6 +60,32 @@ class Attention:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ExpertWeights:
+    """How experts keep their weights: as stacked parameters, or as modules of a list.
+
+    Attributes:
+        gate_in: Both halves of the projection to the hidden layer in one parameter; None where
+            they are apart.
+        in_: The projection to the hidden layer, where it is apart; of gated ones, the ungated half.
+        gate: The gated half's projection, where it is apart.
+        out: The projection back.
+        is_transposed: Whether parameters are (expert, d_in, d_out), not (expert, d_out, d_in).
+        is_interleaved: Whether gate and ungated half alternate in `gate_in`, gate first; else the
+            gate is its first half.
+        is_list: Whether the experts are modules of a list, and the names above lead to their
+            projections; else they are parameters of one module, and their biases end in "_bias".
+    """
+
+    gate_in: str | None = "gate_up_proj"
+    in_: str | None = None
+    gate: str | None = None
+    out: str = "down_proj"
+    is_transposed: bool = False
+    is_interleaved: bool = False
+    is_list: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Mlp:
     """A feed-forward part, dense or of experts.
 
@@ -71,6 +97,7 @@ class Mlp:
         out: Projection back.
         router: Chooses experts, if there are any.
         experts: The experts.
+        expert_weights: How they keep their weights; None if that is for the module to say.
         router_gives: What the items are that the router returns.
         is_flat: Whether its layers take the positions of all samples in one row.
         adds_residual: Whether the module's output holds the residual stream already.
@@ -84,6 +111,7 @@ class Mlp:
     out: str | None = None
     router: str | None = None
     experts: str | None = None
+    expert_weights: ExpertWeights | None = None
     router_gives: tuple[RouterItem | None, ...] = ("logits", "weights", "indices")
     is_flat: bool = False
     adds_residual: bool = False

@@ -93,6 +93,9 @@ class Interleaved:
     def get(self, whole: Tensor) -> Tensor:
         """Return the slots' contents."""
         slots = whole.unflatten(-1, (self.n_groups, self.n_slots, -1))
+        if self.stop - self.start == 1 and self.n_heads == self.n_groups:
+            # One slot is one head: nothing need be copied, whatever the strides.
+            return slots[..., self.start, :]
         part = slots[..., self.start : self.stop, :]
         return part.flatten(-3).unflatten(-1, (self.n_heads, -1))
 
@@ -104,6 +107,23 @@ class Interleaved:
         slots[..., self.start : self.stop, :] = part.flatten(-2).unflatten(
             -1, (self.n_groups, width, -1)
         )
+        return made
+
+
+@dataclasses.dataclass(frozen=True)
+class Alternating:
+    """Every second entry of the last axis, from `start`: a gate and what it gates, interleaved."""
+
+    start: int
+
+    def get(self, whole: Tensor) -> Tensor:
+        """Return every second entry."""
+        return whole[..., self.start :: 2]
+
+    def put(self, whole: Tensor, part: Tensor) -> Tensor:
+        """Return the whole with these entries replaced."""
+        made = whole.clone(memory_format=torch.contiguous_format)
+        made[..., self.start :: 2] = part
         return made
 
 
@@ -144,3 +164,52 @@ class HeadSpan:
         made = whole.clone(memory_format=torch.contiguous_format)
         made.unflatten(-1, (self.n_heads, -1))[..., self.start : self.stop] = part
         return made
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadsFirst:
+    """All of it, with heads before positions: (batch, head, pos, ...) as (batch, pos, head, ...).
+
+    Norms of queries and keys that come after the transposition: Gemma 3.
+    """
+
+    def get(self, whole: Tensor) -> Tensor:
+        """Return positions first."""
+        return whole.transpose(1, 2)
+
+    def put(self, whole: Tensor, part: Tensor) -> Tensor:
+        """Return heads first."""
+        return part.transpose(1, 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Latent:
+    """What a latent is projected to, without the axis of one that it may have for heads: DeepSeek.
+
+    Attributes:
+        view: Of the rest.
+    """
+
+    view: View
+
+    def get(self, whole: Tensor) -> Tensor:
+        """Return the part of (batch, pos, width)."""
+        return self.view.get(whole.squeeze(1) if whole.ndim == 4 else whole)
+
+    def put(self, whole: Tensor, part: Tensor) -> Tensor:
+        """Return the whole, with the axis where it was."""
+        inner = whole.squeeze(1) if whole.ndim == 4 else whole
+        return self.view.put(inner, part).view_as(whole)
+
+
+@dataclasses.dataclass(frozen=True)
+class Positions:
+    """What stands for each position, with an axis for samples if it has none: Marian."""
+
+    def get(self, whole: Tensor) -> Tensor:
+        """Return it as (1, pos, d_model), or as it is."""
+        return whole[None] if whole.ndim == 2 else whole
+
+    def put(self, whole: Tensor, part: Tensor) -> Tensor:
+        """Return it in the shape that it had."""
+        return part.reshape(whole.shape)
