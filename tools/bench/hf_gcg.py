@@ -28,7 +28,7 @@ N_PREFIX, N_TRIGGER, N_AFTER, N_TARGET, N_VOCAB = 18, 20, 2, 20, 4096
 TOLERANCE = 1e-4
 PEERS = {"tropt": "tropt==0.1.1", "nanogcg": "nanogcg==0.3.0"}
 PEER_PYTHON = "3.12"
-HAND, OURS = "hand-written", "pellucid"
+HAND, OURS, PRODUCTS = "hand-written", "pellucid", "products alone"
 
 # What is compared with what, and how large the ratio may be.
 GOALS = {
@@ -45,6 +45,9 @@ Written by `tools/bench/hf_gcg.py`; its first lines say what is timed, and how t
 milliseconds of {clock}, medians of {repeats} repeats on {threads} thread(s); the ratio is this
 workspace's time to the contestant's, the median over repeats. A step is half of what a run of three
 steps takes beyond one of one step, candidates filtered and evaluated as each package does.
+
+"Products alone" is the least that any evaluation can take here: the products with the weights of
+the positions that differ between candidates and of the logits that are read, and nothing else.
 
 """
 
@@ -189,6 +192,8 @@ def _time(
     for _ in range(repeats):
         for name, worker in workers.items():
             held[name].append(worker.run(piece, n))
+        if piece in ("losses", "step"):
+            held.setdefault(PRODUCTS, []).append(workers[HAND].run("products", n))
     return held
 
 

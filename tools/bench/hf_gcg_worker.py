@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 CHUNK = 64
+PRODUCT_ROWS = 1024
 TOP_K = 256
 
 Pieces = dict[str, Callable[[int], Any]]
@@ -97,6 +98,23 @@ class HandWritten:
         rows = rows[torch.tensor(same)]
         return rows[self.losses(rows).argmin()][None]
 
+    def products(self, ids: torch.Tensor, base: torch.Tensor) -> None:
+        """Multiply by the weights what no evaluation can do without, and do nothing else.
+
+        That is, all positions from the first that differs from the base row's up to the last but
+        one of the target, and the LM head for those that predict the target.
+        """
+        first = (ids != base).int().argmax(dim=1)
+        n_rows = int((ids.shape[1] + len(self.tail) - 1 - first).sum())
+        blocks = [m for m in self.model.model.layers.modules() if isinstance(m, torch.nn.Linear)]
+        head = self.model.get_output_embeddings()
+        with torch.no_grad():
+            for linears, n in ((blocks, n_rows), ([head], len(ids) * len(self.target))):
+                for linear in linears:
+                    given = torch.randn(PRODUCT_ROWS, linear.in_features)
+                    for start in range(0, n, PRODUCT_ROWS):
+                        linear(given[: n - start])
+
     def _losses(self, trigger: torch.Tensor) -> torch.Tensor:
         n, n_target = len(trigger), len(self.target)
         tail = self.table[self.tail]
@@ -119,6 +137,7 @@ def hand_written(problem: Problem) -> Pieces:
         "losses": lambda n: hand.losses(problem.candidates(n)),
         "gradient": lambda n: hand.gradient(problem.base[None]),
         "filter": lambda n: hand.encode(problem.candidates(n)),
+        "products": lambda n: hand.products(problem.candidates(n), problem.base),
         "step": lambda n: hand.step(problem.base[None], n),
     }
 

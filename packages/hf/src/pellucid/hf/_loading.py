@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 
 from pellucid.core import ArgumentError, RequirementError
 from pellucid.hf._errors import ModelLoadError
+from pellucid.hf._quantization import keep_differentiable
 
 # What tells from_pretrained where to look concerns the tokenizer as well.
 PLACE_OPTIONS = ("revision", "trust_remote_code", "token", "cache_dir", "local_files_only")
@@ -189,4 +190,5 @@ def _load(
         ) from error
     if not any(key in model_kwargs for key in _PLACED_BY_LOADER):
         model = model.to(target)
+    keep_differentiable(model)
     return model.eval().requires_grad_(False)

@@ -38,6 +38,7 @@ from pellucid.hf._beginnings import (
 from pellucid.hf._embedding import EmbeddingTable
 from pellucid.hf._gradients import wide_dtype
 from pellucid.hf._pace import Pace
+from pellucid.hf._quantization import check_differentiable
 from pellucid.hf._run_mode import held_in_mode
 from pellucid.hf._sharding import CandidateShards
 
@@ -178,6 +179,7 @@ class TriggerPasses(
                 f"{type(loss_func).__name__} has no gradient. Use a differentiable loss, or an "
                 "optimizer that needs no gradients."
             )
+        check_differentiable(self._hf_model)
 
         def compute(template_idx: int, rows: slice) -> tuple[Tensor, Tensor]:
             leaf = embeds[rows].clone().requires_grad_()
