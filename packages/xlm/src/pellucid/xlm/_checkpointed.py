@@ -1,0 +1,112 @@
+"""What a harness keeps of itself on disk, and how it comes back from there."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from pellucid.core import CheckpointError, UnknownNameError
+from pellucid.xlm import _weights
+from pellucid.xlm._checkpoint_io import read_checkpoint
+from pellucid.xlm._ema import averaged_weights, copy_weights
+from pellucid.xlm._finite import FiniteWatch
+
+_CFG = "cfg"
+_KINDS = ("auto", "ema", "raw")
+
+
+class CheckpointedModule(lightning.LightningModule):
+    """A Lightning module with a model and a configuration, both of which its checkpoints hold."""
+
+    cfg: Any
+    model: nn.Module
+    _finite: FiniteWatch
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to keep weights that are no numbers; keep configuration and data position."""
+        self._finite.check()
+        checkpoint[_CFG] = OmegaConf.to_container(self.cfg, resolve=False)
+        loops = checkpoint.get("loops", {})
+        held = loops.get("fit_loop", {}).get("state_dict", {})
+        if held.get("combined_loader"):
+            held["combined_loader"] = [self._data_position() for _ in held["combined_loader"]]
+
+    def _data_position(self) -> dict[str, int]:
+        # What was trained on, not what a fetcher or a worker has taken from the loader ahead.
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress
+        if progress.is_last_batch:
+            return {"epoch": self.current_epoch + 1, "batch": 0}
+        return {"epoch": self.current_epoch, "batch": progress.current.processed}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say in one line what does not fit, before Lightning says it in hundreds."""
+        state = checkpoint["state_dict"]
+        _weights.check_state(self, state, source="the checkpoint")
+
+    @classmethod
+    def from_checkpoint(
+        cls: Any,
+        path: str | Path,
+        cfg: Mapping[str, Any] | None = None,
+        tokenizer: Any = None,
+        *,
+        datamodule: Any = None,
+        weights: str = "auto",
+        map_location: Any = "cpu",
+    ) -> Any:
+        """Build a harness with the weights of a checkpoint.
+
+        Args:
+            path: A `.ckpt` file.
+            cfg: The configuration; the one that the checkpoint holds if None.
+            tokenizer: As for the constructor.
+            datamodule: As for the constructor.
+            weights: "ema" for the averaged weights, "raw" for the others, "auto" for the averaged
+                ones where there are any.
+            map_location: Where to put the harness.
+
+        Raises:
+            CheckpointError: The file is missing, damaged, of another model, or has no average.
+            UnknownNameError: `weights` is neither of the three.
+        """
+        checkpoint = read_checkpoint(path, map_location="cpu")
+        harness = cls(cfg if cfg is not None else checkpoint[_CFG], tokenizer, datamodule)
+        harness.adopt(checkpoint, weights=weights, source=str(path))
+        return harness.to(map_location)
+
+    def adopt(self, checkpoint: Mapping[str, Any], *, weights: str, source: str) -> None:
+        """Take the weights of a checkpoint that was read; see `from_checkpoint`."""
+        if weights not in _KINDS:
+            raise UnknownNameError("kind of weights", weights, _KINDS)
+        average = averaged_weights(dict(checkpoint))
+        if weights == "ema" and average is None:
+            raise CheckpointError(f"{source} holds no averaged weights; use weights=raw")
+        _weights.adopt_state(self, checkpoint["state_dict"], source=source)
+        if weights != "raw" and average is not None:
+            copy_weights(self, average)
+
+    def extract_model_weights(self) -> dict[str, Tensor]:
+        """Return the model's weights by name, detached, not copied."""
+        return {name: value.detach() for name, value in self.model.state_dict().items()}
+
+    def save_model_weights(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the model's weights as safetensors.
+
+        Raises:
+            ArgumentError: The file is there already, and `overwrite` is False.
+        """
+        return _weights.save_weights(self.model, path, overwrite=overwrite)
+
+    def load_model_weights(self, path: str | Path, *, strict: bool = True) -> None:
+        """Read the model's weights from safetensors.
+
+        Raises:
+            CheckpointError: The file is missing, damaged, or of another model.
+        """
+        _weights.load_weights(self.model, path, strict=strict)
+
+
+__all__ = ["CheckpointedModule"]

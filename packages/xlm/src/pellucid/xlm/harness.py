@@ -1,0 +1,356 @@
+"""The harness: one Lightning module that trains, evaluates and samples every family."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import FSDPStrategy
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from pellucid.core import ArgumentError, ContractError
+from pellucid.xlm._addresses import seed_at
+from pellucid.xlm._building import build
+from pellucid.xlm._checkpointed import CheckpointedModule
+from pellucid.xlm._finite import FiniteWatch
+from pellucid.xlm._measuring import MetricTable
+from pellucid.xlm._optimization import clip, configure
+from pellucid.xlm._prediction_log import Place
+from pellucid.xlm._resolvers import live_resolvers, register_resolvers
+from pellucid.xlm.contracts import LoaderKind, NLLBound, default_loader_kind
+
+_TRAIN_LOG = {"train/loss": "loss"}
+
+
+class Harness(CheckpointedModule):
+    """Wires the parts of a family together and runs them.
+
+    The parts are built from `cfg` in this order, so that later ones can refer to earlier ones by
+    `${tokenizer:...}`, `${datamodule:...}` and `${lightning_module:...}`: noise schedule, model,
+    predictor, loss, metrics, prediction log, post-hoc evaluator.
+
+    Before each batch the generators of torch, of the loss and of the predictor are seeded from its
+    address (seed, stage, rank, epoch, batch), which is what makes a resumed run draw what the
+    uninterrupted one drew. The caller's state of torch's generator is put back in the end.
+
+    Args:
+        cfg: The composed configuration.
+        tokenizer: Of the run; `cfg.global_components.tokenizer` if None, then the data module's.
+        datamodule: Names the loaders; None for a harness that is only asked to generate.
+        write_per_sample_metrics: Put each sample's metric into its prediction record.
+        log: Name in the log to key of the loss's output, for training steps; `train/loss` if None.
+
+    Raises:
+        ArgumentError: A part is missing from the configuration, or wrong.
+    """
+
+    # Set past nn.Module: a part that is a module would list the model's weights twice.
+    data: Any
+    predictor: Any
+    loss_function: Any
+    log_predictions: Any
+    post_hoc_evaluator: Any
+
+    def __init__(
+        self,
+        cfg: Mapping[str, Any],
+        tokenizer: Any = None,
+        datamodule: Any = None,
+        *,
+        write_per_sample_metrics: bool = False,
+        log: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__()
+        register_resolvers()
+        self.cfg = cfg if isinstance(cfg, DictConfig) else OmegaConf.create(dict(cfg))
+        self.write_per_sample_metrics = write_per_sample_metrics
+        self.train_log = dict(log or _TRAIN_LOG)
+        self.seed = int(OmegaConf.select(self.cfg, "seed", default=0))
+        self._refuse_legacy_keys()
+        object.__setattr__(self, "data", datamodule)
+        self.tokenizer = tokenizer or getattr(datamodule, "tokenizer", None)
+        with live_resolvers(
+            tokenizer=self.tokenizer,
+            datamodule=datamodule,
+            lightning_module=self,
+            global_components={"tokenizer": self.tokenizer},
+        ):
+            self._build_parts()
+        self.predictions_dir = self._predictions_dir()
+        self._finite = FiniteWatch()
+        self._generator: torch.Generator | None = None
+        self._caller_rng: Tensor | None = None
+
+    # ---- construction -----------------------------------------------------------------------
+
+    def _refuse_legacy_keys(self) -> None:
+        if OmegaConf.select(self.cfg, "generative_perplexity") is not None:
+            message = "generative_perplexity moved; configure it under post_hoc_evaluator"
+            raise ArgumentError(message)
+
+    def _build_parts(self) -> None:
+        self.noise_schedule = getattr(self.data, "noise_schedule", None) or self._optional(
+            "noise_schedule"
+        )
+        self.model: nn.Module = build(self.cfg, "model")
+        object.__setattr__(self, "predictor", self._optional("predictor"))
+        object.__setattr__(self, "loss_function", self._optional("loss"))
+        self._fill(self.predictor, ("model", "tokenizer", "noise_schedule"))
+        self._fill(self.loss_function, ("model", "tokenizer"))
+        self._check_parts()
+        self.dataloader_names: Mapping[str, Sequence[str]] = dict(
+            getattr(self.data, "dataloader_names", {}) or {}
+        )
+        self.metrics = MetricTable.from_config(self.cfg, self.dataloader_names)
+        self.log_predictions = self._optional("log_predictions")
+        self.post_hoc_evaluator = self._optional("post_hoc_evaluator")
+
+    def _optional(self, key: str) -> Any:
+        return None if OmegaConf.select(self.cfg, key) is None else build(self.cfg, key)
+
+    def _fill(self, part: Any, names: Sequence[str]) -> None:
+        for name in names if part is not None else ():
+            if getattr(part, name, None) is None:
+                object.__setattr__(part, name, getattr(self, name))
+
+    def _check_parts(self) -> None:
+        for part in (self.loss_function, self.predictor):
+            if part is not None and part.model is not self.model:
+                message = (
+                    f"{type(part).__name__} holds another model than the harness; leave its model "
+                    "out of the configuration"
+                )
+                raise ArgumentError(message)
+        for part, method in ((self.loss_function, "loss_fn"), (self.predictor, "predict")):
+            if part is not None and not callable(getattr(part, method, None)):
+                raise ContractError(f"{type(part).__name__} has no {method}; define it")
+
+    def _predictions_dir(self) -> Path | None:
+        run_dir = OmegaConf.select(self.cfg, "paths.run_dir")
+        return None if run_dir is None else Path(run_dir) / "predictions"
+
+    # ---- set-up -----------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Remember the caller's random state, which every batch overwrites."""
+        del stage
+        if self._caller_rng is None:
+            self._caller_rng = torch.get_rng_state()
+
+    def teardown(self, stage: str) -> None:
+        """Put the caller's random state back."""
+        del stage
+        if self._caller_rng is not None:
+            torch.set_rng_state(self._caller_rng)
+            self._caller_rng = None
+
+    def configure_model(self) -> None:
+        """Let the loss prepare for the device, and compile it if `compile` is set."""
+        loss = self.loss_function
+        if loss is None or getattr(self, "_is_configured", False):
+            return
+        self._is_configured = True
+        loss.configure(self)
+        if OmegaConf.select(self.cfg, "compile", default=False):
+            compiled: Any = torch.compile
+            loss.loss_fn = compiled(loss.loss_fn, fullgraph=False)
+
+    def configure_optimizers(self) -> Any:
+        """Build optimizer and schedule from the configuration; biases and norms do not decay."""
+        with live_resolvers(lightning_module=self, tokenizer=self.tokenizer):
+            return configure(self.cfg, self.model, self.trainer.max_steps)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip, and log the norm that clipping computed anyway; without clipping, none is."""
+        if not gradient_clip_val:
+            return
+        if isinstance(self.trainer.strategy, FSDPStrategy):
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        norm = clip(self.model.parameters(), gradient_clip_val, gradient_clip_algorithm)
+        if norm is not None and self.is_logging_step:
+            self.log("train/grad_norm", norm)
+
+    # ---- steps ------------------------------------------------------------------------------
+
+    @property
+    def is_logging_step(self) -> bool:
+        """Whether this training step is written to the log; no other one may wait for a value."""
+        every: int = getattr(self.trainer, "log_every_n_steps", 1)
+        return (self.trainer.global_step + 1) % max(every, 1) == 0
+
+    def loader_of(self, split: str, index: int = 0) -> tuple[str, LoaderKind]:
+        """Return the name and the kind of a split's loader."""
+        names = self.dataloader_names.get(split)
+        if not names:
+            # Loaders that were handed to the trainer without a data module.
+            return ("prediction", "predict") if split == "predict" else ("lm", "loss")
+        kinds = getattr(self.data, "dataloader_kinds", {}).get(split)
+        return names[index], kinds[index] if kinds else default_loader_kind(names[index])
+
+    def compute_loss(
+        self, batch: Any, batch_idx: int, dataloader_idx: int, *, split: str
+    ) -> dict[str, Any]:
+        """Hand a batch to the loss or to the predictor, whichever its loader is for.
+
+        Raises:
+            ArgumentError: The configuration has no such part.
+        """
+        name, kind = self.loader_of(split, dataloader_idx)
+        part = self.loss_function if kind == "loss" else self.predictor
+        if part is None:
+            key = "loss" if kind == "loss" else "predictor"
+            raise ArgumentError(f"{split} loader {name!r} needs a {key}; configure {key!r}")
+        run = part if kind == "loss" else part.predict
+        out = run(batch, batch_idx, dataloader_idx, name)
+        if not isinstance(out, Mapping):
+            message = f"{type(part).__name__} returned {type(out).__name__}, not a mapping"
+            raise ContractError(message)
+        return dict(out)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Compute the loss of a batch, and log it if it is time to."""
+        self._seed_batch("train", self.current_epoch, batch_idx)
+        name, _ = self.loader_of("train")
+        out = self.compute_loss(batch, batch_idx, 0, split="train")
+        loss: Tensor = out["loss"]
+        self._finite.see(loss, self.trainer.global_step)
+        self.metrics.update("train", name, batch, out, self.tokenizer)
+        if self.is_logging_step:
+            self._finite.check()
+            for shown, key in self.train_log.items():
+                self.log(shown, out[key].detach(), prog_bar=key == "loss", batch_size=1)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Measure a batch of a validation loader."""
+        self._evaluation_step(batch, batch_idx, dataloader_idx, split="val")
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Measure a batch of a test loader."""
+        self._evaluation_step(batch, batch_idx, dataloader_idx, split="test")
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Predict from a batch, and keep the records."""
+        self._evaluation_step(batch, batch_idx, dataloader_idx, split="predict")
+
+    @torch.no_grad()
+    def _evaluation_step(
+        self, batch: Any, batch_idx: int, dataloader_idx: int, *, split: str
+    ) -> None:
+        self._seed_batch(split, dataloader_idx, batch_idx)
+        name, kind = self.loader_of(split, dataloader_idx)
+        out = self.compute_loss(batch, batch_idx, dataloader_idx, split=split)
+        self.metrics.update(split, name, batch, out, self.tokenizer)
+        if kind == "predict" and self.log_predictions is not None:
+            if self.write_per_sample_metrics:
+                out.update(self.metrics.per_sample(split, name))
+            self.log_predictions(self, batch, out, split=split, loader=name)
+
+    def _seed_batch(self, *place: int | str) -> None:
+        seed = seed_at(self.seed, self.global_rank, *place)
+        torch.manual_seed(seed)
+        if self._generator is None or self._generator.device != self.device:
+            self._generator = torch.Generator(self.device)
+            for part in (self.loss_function, self.predictor):
+                if part is not None:
+                    part.generator = self._generator
+        self._generator.manual_seed(seed)
+
+    # ---- epochs -----------------------------------------------------------------------------
+
+    def on_train_epoch_start(self) -> None:
+        """Tell the data module which epoch it is."""
+        if self.data is not None:
+            self.data.set_epoch(self.current_epoch)
+
+    def on_train_epoch_end(self) -> None:
+        """Log the averages of the epoch."""
+        self._finite.check()
+        self._log_metrics("train")
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget what an evaluation that broke off left behind."""
+        self._forget("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Forget what an evaluation that broke off left behind."""
+        self._forget("test")
+
+    def on_predict_epoch_start(self) -> None:
+        """Forget what an evaluation that broke off left behind."""
+        self._forget("predict")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log metrics and write predictions."""
+        self._finish("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log metrics and write predictions."""
+        self._finish("test")
+
+    def on_predict_epoch_end(self) -> None:
+        """Write predictions."""
+        self._finish("predict")
+
+    def _forget(self, split: str) -> None:
+        if self.log_predictions is not None:
+            self.log_predictions.discard(split)
+
+    def _finish(self, split: str) -> None:
+        if split != "predict":
+            self._log_metrics(split)
+        if self.log_predictions is None or self.trainer.sanity_checking:
+            self._forget(split)
+            return
+        for index, _ in enumerate(self.dataloader_names.get(split, ())):
+            name, kind = self.loader_of(split, index)
+            if kind == "predict":
+                self._write_predictions(split, name)
+
+    def _write_predictions(self, split: str, name: str) -> None:
+        if self.predictions_dir is None:
+            raise ArgumentError("predictions have nowhere to go; configure paths.run_dir")
+        place = Place(
+            self.predictions_dir,
+            split=split,
+            loader=name,
+            epoch=self.current_epoch,
+            step=self.trainer.global_step,
+            module=self,
+        )
+        records = self.log_predictions.flush(place)
+        if self.post_hoc_evaluator is not None and records:
+            _, values = self.post_hoc_evaluator.eval(
+                records, tokenizer=self.tokenizer, dataloader_name=name
+            )
+            shown = {f"{split}/{key}": float(value) for key, value in values.items()}
+            if split != "predict":
+                self.log_dict(shown, rank_zero_only=True)
+
+    def _log_metrics(self, split: str) -> None:
+        values = self.metrics.collect(split)
+        if values and not self.trainer.sanity_checking:
+            self.log_dict(values)
+
+    # ---- likelihood -------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def nll_bound(self, batch: Any) -> NLLBound:
+        """Bound the negative log-likelihood of each row of a batch; see `LossFunction`.
+
+        Raises:
+            ArgumentError: The configuration has no loss.
+        """
+        if self.loss_function is None:
+            raise ArgumentError("a likelihood needs a loss; configure 'loss'")
+        return self.loss_function.nll_bound(batch)
+
+
+__all__ = ["Harness"]
