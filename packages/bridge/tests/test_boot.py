@@ -12,6 +12,7 @@ from pellucid.bridge import (
     Stack,
     TransformerBridge,
     TransformerBridgeConfig,
+    _boot,
     build_bridge_from_module,
 )
 from pellucid.testing import tiny_llama
@@ -99,6 +100,23 @@ def test_a_folder_is_loaded(tmp_path: Path, tokenizer: Any, tokens: torch.Tensor
     missing = TransformerBridge.check_model_support(str(tmp_path / "nothing"))
     assert missing.keys() == report.keys()
     assert not missing["is_supported"]
+
+
+def test_a_model_that_a_package_has_at_hand_is_taken_by_name(
+    monkeypatch: pytest.MonkeyPatch, tokenizer: Any, tokens: torch.Tensor
+) -> None:
+    class Shelf:
+        def load(self, name: str) -> Any:
+            assert name == "tiny"
+            return tiny_llama(), tokenizer
+
+    monkeypatch.setattr(_boot, "find_model_source", lambda spec: (Shelf(), spec.split(":")[1]))
+    bridge = TransformerBridge.boot_transformers("shelf:tiny", dtype=torch.float64)
+    assert bridge.tokenizer is tokenizer
+    expected = tiny_llama().double()(tokens).logits
+    torch.testing.assert_close(bridge(tokens), expected, atol=0, rtol=0)
+    with pytest.raises(ValueError, match="revision is for loading"):
+        TransformerBridge.boot_transformers("shelf:tiny", revision="main")
 
 
 def test_a_model_in_memory_is_given_back_as_it_was(unchanged: Any, tokens: torch.Tensor) -> None:

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from pellucid.core import ArgumentError, MissingDependencyError, RequirementError, UnknownNameError
+from pellucid.core import ArgumentError, MissingDependencyError, UnknownNameError
 from pellucid.hf import EncoderHFModel, LMHFModel
 from pellucid.recipes import ModelKind, _model_specs, load_model, load_tokenizer
 from pellucid.testing import TinyLM
@@ -132,14 +132,6 @@ def test_a_backend_of_another_kind_is_given_what_it_takes(monkeypatch):
         (("small",), {}),
         (("small",), {"base_url": "http://localhost:1", "timeout_s": 1}),
     ]
-
-
-def test_a_source_must_have_models(monkeypatch):
-    monkeypatch.setattr(_model_specs, "names", lambda group: ["museum"])
-    monkeypatch.setattr(_model_specs, "load", lambda group, name: object())
-    monkeypatch.setattr(_model_specs, "_MODELS", "")
-    with pytest.raises(RequirementError, match=r"lacks names\(\) or load\(name\)"):
-        _model_specs._load_from_source("museum", "x", {})
 
 
 def test_tokenizers_are_loaded_by_the_same_names(saved_model):

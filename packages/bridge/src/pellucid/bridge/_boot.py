@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from pellucid.core import ArgumentError
+from pellucid.core import ArgumentError, find_model_source
 
 _CONTEXT_FIELDS = (
     "n_positions", "max_position_embeddings", "max_context_length", "max_length", "seq_length",
@@ -80,6 +80,9 @@ def load_model(options: BootOptions) -> Loaded:
     _check(options)
     if options.hf_model is not None:
         return _take(options)
+    found = find_model_source(str(options.model_name))
+    if found is not None:
+        return _take_from_source(options, *found)
     name, revision = str(options.model_name), _choose_revision(options)
     config = _configure(options, name, revision)
     model = _load(options, name, revision, config)
@@ -146,6 +149,18 @@ def _take(options: BootOptions) -> Loaded:
         model.set_attn_implementation(options.attn_implementation)
         undo = (lambda: model.set_attn_implementation(before),)
     return Loaded(model=model, tokenizer=options.tokenizer, undo=undo)
+
+
+def _take_from_source(options: BootOptions, source: Any, name: str) -> Loaded:
+    """Take a model that a package has at hand; it was made for us, so it may be moved."""
+    model, tokenizer = source.load(name)
+    return _take(
+        dataclasses.replace(
+            options,
+            hf_model=model.to(device=options.device, dtype=options.dtype),
+            tokenizer=options.tokenizer or tokenizer,
+        )
+    )
 
 
 # A model to load.

@@ -6,17 +6,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pellucid.bridge._analysing import Analysing
 from pellucid.bridge._boot import BootOptions, load_model
 from pellucid.bridge._generation import Generation
 from pellucid.bridge._native import NativeConfig, build_native
+from pellucid.bridge._processing import Processing
 from pellucid.bridge._running import Running
 from pellucid.bridge._support import check_support, list_models
 from pellucid.bridge._tokens import Tokenization
-from pellucid.bridge._weighing import Weighing
 from pellucid.core import ArgumentError
 
 
-class TransformerBridge(Tokenization, Generation, Running, Weighing):  # pyright: ignore[reportIncompatibleMethodOverride] - the first two declare what the last one has
+class TransformerBridge(Tokenization, Generation, Running, Analysing, Processing):  # pyright: ignore[reportIncompatibleMethodOverride] - the first two declare what the last one has
     """A transformer whose activations can be read, changed and differentiated by name.
 
     No module of the model is replaced or wrapped. A run with hooks installs what it needs on the
@@ -56,7 +57,8 @@ class TransformerBridge(Tokenization, Generation, Running, Weighing):  # pyright
         """Load a model of transformers, or take one, and bridge it.
 
         Args:
-            model_name: A folder, or a name on the hub.
+            model_name: A folder, a name on the hub, or `SOURCE:NAME` with a source that a package
+                registers in `pellucid.model_sources`, such as `zoo:tiny-chat`.
             hf_config_overrides: Fields of the model's configuration.
             device: Where to put the model; a CPU if None. Not with `device_map`.
             dtype: Of its weights; float32 if None. A model given as `hf_model` keeps its own.

@@ -71,6 +71,7 @@ from pellucid.core._model import (  # noqa: E402
     Provides,
 )
 from pellucid.core._model_io import ModelInput, ModelOutput  # noqa: E402
+from pellucid.core._model_sources import ModelSource, find_model_source  # noqa: E402
 from pellucid.core._optimizer import BaseOptimizer  # noqa: E402
 from pellucid.core._parts import (  # noqa: E402
     TRIGGER_PART_SEPARATOR,
@@ -165,6 +166,7 @@ __all__ = [
     "MissingDependencyError",
     "ModelInput",
     "ModelOutput",
+    "ModelSource",
     "NotDifferentiableError",
     "OptimizerResult",
     "PellucidError",
@@ -204,6 +206,7 @@ __all__ = [
     "count_parts",
     "cut_template",
     "fill_template",
+    "find_model_source",
     "first_places",
     "flows_of",
     "highest_part",

@@ -8,7 +8,7 @@ sweep goes on from, and `load_results` reads the table.
 from pellucid.recipes._config import RecipeConfig
 from pellucid.recipes._execution import carry_out
 from pellucid.recipes._listing import get_recipe, list_recipes
-from pellucid.recipes._model_specs import ModelSource, load_model, load_tokenizer
+from pellucid.recipes._model_specs import load_model, load_tokenizer
 from pellucid.recipes._recipe import (
     Access,
     LossPart,
@@ -28,7 +28,6 @@ __all__ = [
     "MiddleLayers",
     "ModelKind",
     "ModelRole",
-    "ModelSource",
     "Paper",
     "RandomStart",
     "Recipe",

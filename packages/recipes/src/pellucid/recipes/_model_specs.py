@@ -6,14 +6,14 @@ import re
 from collections.abc import Generator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from pellucid.core import (
     ArgumentError,
     BaseModel,
     MissingDependencyError,
-    RequirementError,
     UnknownNameError,
+    find_model_source,
     load,
     names,
 )
@@ -26,23 +26,6 @@ _SOURCES = "pellucid.model_sources"
 _REMOTE = "litellm"
 _LOCAL = "hf-"
 """Begins the names of backends that load from a directory or the hub."""
-
-
-@runtime_checkable
-class ModelSource(Protocol):
-    """Has causal language models of transformers at hand, by name; the zoo is one.
-
-    Registered in the entry-point group `pellucid.model_sources`; a module will do. What it is
-    registered as is the prefix of its models.
-    """
-
-    def names(self) -> Any:
-        """Return the names of its models."""
-        ...
-
-    def load(self, name: str) -> Any:
-        """Return a model and its tokenizer."""
-        ...
 
 
 def load_model(
@@ -81,8 +64,11 @@ def load_model(
             f"the base URL {base_url!r} has a meaning for models behind a server only, got the "
             f"model {spec!r}. Leave it out, or name a model as litellm:PROVIDER/NAME."
         )
-    if prefix in names(_SOURCES):
-        return _load_from_source(prefix, name, options)
+    if prefix in names(_SOURCES) and (found := find_model_source(spec)):
+        source, name = found
+        model, tokenizer = source.load(name)
+        backend = load(_MODELS, ModelKind.LANGUAGE_MODEL)
+        return backend(loaded_model=model, tokenizer=tokenizer, **options)
     if prefix and prefix not in names(_MODELS):
         raise UnknownNameError("model prefix", prefix, {_REMOTE, *names(_SOURCES), *names(_MODELS)})
     return _load_from_disk_or_hub(name, prefix or str(kind), options)
@@ -98,9 +84,9 @@ def load_tokenizer(spec: str) -> Any:
         ArgumentError: If there is none.
         UnknownNameError: If a source has no model of this name.
     """
-    prefix, _, name = spec.partition(":")
-    if name and prefix in names(_SOURCES):
-        return load(_SOURCES, prefix).load(name)[1]
+    if spec.partition(":")[0] in names(_SOURCES) and (found := find_model_source(spec)):
+        source, name = found
+        return source.load(name)[1]
     from transformers import AutoTokenizer  # noqa: PLC0415 - heavy
 
     try:
@@ -120,18 +106,6 @@ def _load_remote(name: str, base_url: str | None, options: Mapping[str, Any]) ->
     if not name:
         raise ArgumentError(f"'{_REMOTE}:' names no model. Write {_REMOTE}:PROVIDER/NAME.")
     return load(_MODELS, _REMOTE)(name, base_url=base_url, **options)
-
-
-def _load_from_source(prefix: str, name: str, options: Mapping[str, Any]) -> BaseModel:
-    source = load(_SOURCES, prefix)
-    if not isinstance(source, ModelSource):
-        raise RequirementError(
-            f"{prefix!r} is registered in {_SOURCES!r} as {source!r}, which lacks names() or "
-            "load(name). Correct its distribution, or remove it."
-        )
-    model, tokenizer = source.load(name)
-    backend = load(_MODELS, ModelKind.LANGUAGE_MODEL)
-    return backend(loaded_model=model, tokenizer=tokenizer, **options)
 
 
 def _load_from_disk_or_hub(spec: str, kind: str, options: Mapping[str, Any]) -> BaseModel:

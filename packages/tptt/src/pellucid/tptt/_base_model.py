@@ -1,11 +1,10 @@
 """From a text such as `zoo:tiny-chat` to the model and the tokenizer that it names."""
 
-from pathlib import Path
 from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pellucid.core import ArgumentError, UnknownNameError, load, names
+from pellucid.core import ArgumentError, find_model_source, names
 
 _SOURCES = "pellucid.model_sources"
 
@@ -24,7 +23,7 @@ def load_base_model(spec: str) -> tuple[Any, Any]:
         UnknownNameError: (a ValueError) If there is no such source, or it has no such model.
         ArgumentError: (a ValueError) If there is no such model, or it cannot be read.
     """
-    found = find_source(spec)
+    found = find_model_source(spec)
     if found is not None:
         source, name = found
         return source.load(name)
@@ -37,20 +36,6 @@ def load_base_model(spec: str) -> tuple[Any, Any]:
             "save_pretrained wrote with model and tokenizer, a name on the Hugging Face hub, or "
             f"{_examples()}."
         ) from error
-
-
-def find_source(spec: str) -> tuple[Any, str] | None:
-    """Return the source that a text names, and the name within it; None for paths and hub names.
-
-    Raises:
-        UnknownNameError: (a ValueError) If the source is not registered.
-    """
-    prefix, separator, name = spec.partition(":")
-    if not separator or Path(spec).exists():
-        return None
-    if prefix not in names(_SOURCES):
-        raise UnknownNameError("source of models", prefix, names(_SOURCES))
-    return load(_SOURCES, prefix), name
 
 
 def _examples() -> str:

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pellucid.core import ArgumentError
-from pellucid.tptt._base_model import find_source
+from pellucid.core import ArgumentError, find_model_source
 
 IGNORED = -100
 """The label of tokens that are not to be predicted."""
@@ -157,7 +156,7 @@ def _read_chat(line: str, data: str) -> Chat:
 
 
 def _read_questions(data: str, model: str, split: str) -> list[Chat]:
-    found, of_model = find_source(data), find_source(model)
+    found, of_model = find_model_source(data), find_model_source(model)
     if found is None or of_model is None or found[0] is not of_model[0]:
         raise ArgumentError(
             f"{data!r} has the questions of a model of its own, not of {model!r}. Give a file."
