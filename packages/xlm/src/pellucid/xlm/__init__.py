@@ -22,7 +22,22 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
         "ResumableLoader",
         "default_loader_kind",
     ),
+    "datamodule": (
+        "DatasetManager",
+        "DefaultCollator",
+        "DefaultCollatorWithDynamicPadding",
+        "DefaultCollatorWithPadding",
+        "EvalDatasetManager",
+        "LocalDatasetManager",
+        "SimpleSpaceTokenizer",
+        "TextDataModule",
+        "UnconditionalGenerationDatasetManager",
+        "load_auto_tokenizer",
+        "pack_sequences",
+        "pad_truncate_list",
+    ),
     "harness": ("Harness",),
+    "sources": ("generate_star_graphs", "local_sources", "open_local", "register_local_source"),
 }
 
 _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}

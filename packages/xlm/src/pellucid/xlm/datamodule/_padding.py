@@ -1,0 +1,98 @@
+"""From rows of unequal length to a rectangle, without a Python loop over tokens."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from pellucid.core import ArgumentError
+
+Side = Literal["left", "right"]
+
+
+def flatten_rows(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values of all rows end to end, and the length of each row, both int64."""
+    lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+    flat = itertools.chain.from_iterable(rows)
+    return np.fromiter(flat, dtype=np.int64, count=int(lengths.sum())), lengths
+
+
+def pad_rows(
+    rows: Sequence[Sequence[int]],
+    width: int | None = None,
+    *,
+    pad: int,
+    pad_side: Side = "right",
+    truncate_side: Side = "right",
+) -> tuple[Int64[Tensor, "batch pos"], Int64[Tensor, " batch"]]:
+    """Lay rows out in a rectangle.
+
+    Args:
+        rows: Token ids, each row of any length.
+        width: Of the rectangle; that of the longest row if None.
+        pad: What stands where a row has no token.
+        pad_side: On which side of a short row the padding stands.
+        truncate_side: From which side of a long row tokens are taken away.
+
+    Returns:
+        The rectangle, and how many tokens each row has left in it.
+
+    Raises:
+        ArgumentError: The width is negative.
+    """
+    if width is not None and width < 0:
+        raise ArgumentError(f"width is {width!r}; a rectangle has at least 0 columns")
+    flat, lengths = flatten_rows(rows)
+    width = int(lengths.max(initial=0)) if width is None else width
+    kept = np.minimum(lengths, width)
+    starts = np.cumsum(lengths) - lengths
+    if truncate_side == "left":
+        starts = starts + lengths - kept
+    columns = np.arange(width)
+    offset = (width - kept)[:, None] if pad_side == "left" else np.zeros_like(kept)[:, None]
+    within = columns - offset
+    is_token = (within >= 0) & (within < kept[:, None])
+    padded = np.full((len(rows), width), pad, dtype=np.int64)
+    padded[is_token] = flat[(starts[:, None] + within)[is_token]]
+    return torch.from_numpy(padded), torch.from_numpy(kept)
+
+
+def is_token_mask(
+    lengths: Int64[Tensor, " batch"], width: int, *, pad_side: Side = "right"
+) -> torch.Tensor:
+    """Return where the tokens of a rectangle from `pad_rows` stand: bool, (batch, pos)."""
+    columns = torch.arange(width)
+    if pad_side == "left":
+        return columns >= (width - lengths)[:, None]
+    return columns < lengths[:, None]
+
+
+def pad_truncate_list(
+    ids: list[int],
+    max_len: int,
+    pad_token_id: int,
+    pad_left: bool = False,
+    *,
+    truncate_left: bool = False,
+) -> list[int]:
+    """Bring one list to a length.
+
+    Args:
+        ids: Token ids; left as they are.
+        max_len: The length of the result.
+        pad_token_id: What fills a short list.
+        pad_left: Fill before the tokens rather than after them.
+        truncate_left: Cut a long list at its beginning rather than at its end.
+
+    Raises:
+        ArgumentError: The length is negative.
+    """
+    if max_len < 0:
+        raise ArgumentError(f"max_len is {max_len!r}; a list has at least 0 entries")
+    kept = ids[max(len(ids) - max_len, 0) :] if truncate_left else ids[:max_len]
+    padding = [pad_token_id] * (max_len - len(kept))
+    return padding + kept if pad_left else kept + padding
