@@ -1,20 +1,25 @@
 """Cached activations of one run."""
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from pellucid.bridge._errors import HookNameError
-from pellucid.bridge._table import HookKey, HookTable
+from pellucid.bridge._cache_files import CacheFile, StoredActivations, read_about, write_cache
+from pellucid.bridge._cache_neurons import NeuronActivations
+from pellucid.bridge._cache_states import StateActivations
+from pellucid.bridge._errors import CacheFileError
+from pellucid.bridge._slices import Slice
+from pellucid.core import ArgumentError
 
 
-class ActivationCache(Mapping[str, Tensor]):
+class ActivationCache(StateActivations, NeuronActivations):
     """Activations by name: canonical, alias, or short with the layer.
 
-    Each tensor is held once, under its canonical name; aliases are looked up. Gradients stand under
-    the name with "_grad" after it.
+    Each tensor is held once, under its canonical name; aliases are looked up. What is not held and
+    follows from what is (a head's result from z, a norm's scale from what it takes, ...) is made
+    when it is read. Gradients stand under the name with "_grad" after it.
 
     Examples:
         `cache["blocks.0.attn.hook_pattern"]`, `cache["pattern", 0]`, `cache["resid_post", -1]`.
@@ -23,58 +28,151 @@ class ActivationCache(Mapping[str, Tensor]):
         cache_dict: Canonical name to activation.
         model: The bridge that they come from.
         has_batch_dim: Whether the first axis is that of the batch.
+        aliases: Other names of what is held, where there is no model to say.
     """
 
-    def __init__(
-        self, cache_dict: dict[str, Tensor], model: Any, has_batch_dim: bool = True
-    ) -> None:
-        self.cache_dict = cache_dict
-        self.model = model
-        self.has_batch_dim = has_batch_dim
+    def remove_batch_dim(self, batch_size: int | None = None) -> "ActivationCache":
+        """Drop the axis of the batch, which must hold one sample; returns the cache itself.
 
-    @property
-    def _table(self) -> HookTable:
-        return self.model.hook_table()
+        A second time does nothing. What has no such axis stays as it is.
 
-    def __getitem__(self, key: HookKey | int) -> Tensor:
-        if isinstance(key, str) and key in self.cache_dict:
-            return self.cache_dict[key]
-        if isinstance(key, int):
-            return list(self.cache_dict.values())[key]
-        is_gradient = isinstance(key, str) and key.endswith("_grad")
-        asked = key.removesuffix("_grad") if isinstance(key, str) else key
-        name = self._table.resolve(asked) + ("_grad" if is_gradient else "")
-        if name not in self.cache_dict:
-            raise HookNameError(name, self.cache_dict)
-        return self.cache_dict[name]
+        Args:
+            batch_size: How many samples there are; found out when omitted.
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.cache_dict)
+        Raises:
+            ArgumentError: (a ValueError) If the batch holds several samples.
+        """
+        if not self.has_batch_dim:
+            return self
+        size = self._batch_size() if batch_size is None else batch_size
+        if size != 1:
+            raise ArgumentError(
+                f"the batch holds {size} samples, so its axis cannot be dropped. Choose one: "
+                "cache.apply_slice_to_batch_dim(0)."
+            )
+        return self._index_batch(lambda held: held[0] if held.ndim and len(held) == 1 else held)
 
-    def __len__(self) -> int:
-        return len(self.cache_dict)
+    def apply_slice_to_batch_dim(self, batch_slice: Any) -> "ActivationCache":
+        """Return a cache of some samples; of one alone, without the axis of the batch.
 
-    def __contains__(self, key: object) -> bool:
-        try:
-            self[key]  # pyright: ignore[reportArgumentType] - any key may be asked about
-        except (KeyError, TypeError, ValueError):
-            return False
-        return True
-
-    def __repr__(self) -> str:
-        return f"ActivationCache({len(self)} activations)"
-
-    def remove_batch_dim(self) -> "ActivationCache":
-        """Drop the axis of the batch, which must hold one sample; returns the cache itself."""
-        if self.has_batch_dim:
-            self.cache_dict = {
-                name: held[0] if held.ndim and len(held) == 1 else held
-                for name, held in self.cache_dict.items()
-            }
-            self.has_batch_dim = False
-        return self
+        Raises:
+            ArgumentError: (a ValueError) If there is no such axis.
+        """
+        if not self.has_batch_dim:
+            raise ArgumentError("the axis of the batch has been dropped already.")
+        chosen = Slice(batch_slice)
+        names = set(self._batch_names())
+        made = {n: chosen.apply(v) if n in names else v for n, v in self.cache_dict.items()}
+        return type(self)(
+            made, self.model, has_batch_dim=chosen.mode != "int", aliases=self._aliases
+        )
 
     def to(self, device: torch.device | str) -> "ActivationCache":
         """Move all activations to a device; returns the cache itself."""
         self.cache_dict = {name: held.to(device) for name, held in self.cache_dict.items()}
         return self
+
+    def toggle_autodiff(self, mode: bool = False) -> None:
+        """Switch gradients of this thread on or off, everywhere, as `torch.set_grad_enabled` does.
+
+        It is there because users of TransformerLens know it; `torch.no_grad()` is a context, and
+        what a cache computes has no gradients of weights in any case.
+        """
+        torch.set_grad_enabled(mode)
+
+    def logit_lens(self, **kwargs: Any) -> Any:
+        """Return the logits that each stream would give; see `accumulated_resid` for arguments.
+
+        Returns:
+            Of shape (component, [batch], pos, d_vocab), and labels if asked for.
+        """
+        from pellucid.bridge._readout import read_out  # noqa: PLC0415 - it reads caches
+
+        made = self.accumulated_resid(**kwargs)
+        stack, labels = made if isinstance(made, tuple) else (made, None)
+        logits = read_out(self.bridge, stack)
+        return logits if labels is None else (logits, labels)
+
+    # On disk.
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the cache to a file of safetensors, which appears whole or not at all.
+
+        Activations that share memory are written once.
+        """
+        write_cache(path, self.cache_dict, self._about())
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        model: Any = None,
+        *,
+        device: torch.device | str = "cpu",
+        lazy: bool = False,
+    ) -> "ActivationCache":
+        """Read a cache that `save` has written.
+
+        Args:
+            path: The file.
+            model: The bridge that it comes from. Without it names work, and what needs weights is
+                refused.
+            device: Where to read to.
+            lazy: Whether to leave activations in the file and read each one when it is asked for.
+
+        Raises:
+            CacheFileError: (a ValueError) If the file is damaged, no cache, of another release, or
+                of another model.
+        """
+        about = read_about(path)
+        if model is not None:
+            _check_model(about, model, path)
+        stored = StoredActivations(path, about, device)
+        held: Any = stored if lazy else _read_all(stored, about)
+        return cls(held, model, has_batch_dim=about.has_batch_dim, aliases=about.aliases)
+
+    def offload(self, path: str | os.PathLike[str]) -> "ActivationCache":
+        """Write the cache to a file and keep it there; returns the cache itself.
+
+        From then on each activation is read when it is asked for, so the file must stay.
+        """
+        self.save(path)
+        self.cache_dict = StoredActivations(path, read_about(path))
+        return self
+
+    def _about(self) -> CacheFile:
+        aliases = dict(self._aliases)
+        if self.model is not None:
+            found = self._table.aliases.items()
+            aliases = {alias: name for alias, name in found if name in self.cache_dict}
+        return CacheFile(
+            model="" if self.model is None else type(self.model.original_model).__name__,
+            has_batch_dim=self.has_batch_dim,
+            order=list(self.cache_dict),
+            same={},
+            aliases=aliases,
+        )
+
+    def _index_batch(self, index: Callable[[torch.Tensor], torch.Tensor]) -> "ActivationCache":
+        names = set(self._batch_names())
+        self.cache_dict = {n: index(v) if n in names else v for n, v in self.cache_dict.items()}
+        self.has_batch_dim = False
+        return self
+
+
+def _read_all(stored: StoredActivations, about: CacheFile) -> dict[str, torch.Tensor]:
+    held: dict[str, torch.Tensor] = {}
+    for name in about.order:
+        first = about.same.get(name)
+        held[name] = stored[name] if first is None else held[first]
+    return held
+
+
+def _check_model(about: CacheFile, model: Any, path: str | os.PathLike[str]) -> None:
+    kind, table = type(model.original_model).__name__, model.hook_table()
+    unknown = [name for name in about.order if name.removesuffix("_grad") not in table]
+    if about.model != kind or unknown:
+        what = f"has no activation {unknown[0]!r}" if unknown else f"is a {kind}"
+        raise CacheFileError(
+            f"{os.fspath(path)!r} comes from a {about.model}, and the model given {what}."
+        )

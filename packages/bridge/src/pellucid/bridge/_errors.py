@@ -45,6 +45,10 @@ class WeightError(PellucidError, AttributeError):
     """The model has no weight of this name, or none that is the same in all blocks."""
 
 
+class CacheFileError(PellucidError, ValueError):
+    """A file is no cache of activations, or one that does not fit."""
+
+
 class StopAtLayerException(PellucidError):  # noqa: N818 - the name its users know
     """Leaves a forward pass before a block.
 
