@@ -6,11 +6,10 @@ import pytest
 import torch
 from tiny_cases import CASES, make_bridge, make_inputs
 
-from pellucid.bridge import TransformerBridge, infer_architecture
+from pellucid.bridge import infer_architecture
 from pellucid.bridge._architectures import RECORDS
 from pellucid.bridge._claims import find_false_claims
 from pellucid.bridge._describe import describe_model, list_blocks
-
 
 _STATES = {"MambaForCausalLM", "Mamba2ForCausalLM"}
 _TWO_STACKS = {"T5ForConditionalGeneration", "MT5ForConditionalGeneration"} | {

@@ -25,8 +25,7 @@ from pellucid.bridge._weight_views import StackedViews, WeightView
 # Whatever the architecture calls them: all sizes differ where a configuration lets them, or all
 # are the same, so that no shape tells one axis from another.
 _DIFFERENT = {
-    **dict.fromkeys(("hidden_size", "n_embd", "d_model"), 40),
-    **dict.fromkeys(("head_dim", "d_kv"), 6),
+    **dict.fromkeys(("hidden_size", "n_embd", "d_model"), 64),
     **dict.fromkeys(("intermediate_size", "ffn_dim", "d_ff", "n_inner"), 56),
     "vocab_size": 101,
 }
@@ -225,7 +224,7 @@ def test_circuits_are_products_of_one_heads_weights(case, sizes):
 @pytest.mark.parametrize("case", [c for c in CASES if c.kind == "LlamaForCausalLM"], ids=str)
 def test_all_blocks_at_once(case):
     bridge = _make_bridge(case, "different")
-    n_layers, d_model, d_head = 2, 40, 6
+    n_layers, d_model, d_head = 2, 64, 8
     assert bridge.W_Q.shape == (n_layers, 4, d_model, d_head)
     assert bridge.W_K.shape == bridge.W_V.shape == (n_layers, 2, d_model, d_head)
     assert bridge.W_O.shape == (n_layers, 4, d_head, d_model)

@@ -98,6 +98,9 @@ def make_model(case, **sizes):
     more = dict(case.more)
     if "word_embed_proj_dim" in more and "hidden_size" in sizes:
         more["word_embed_proj_dim"] = sizes["hidden_size"]
+    if case.kind == "Mamba2ForCausalLM":
+        # Its inner width, twice that of the stream, is that of its heads.
+        more["head_dim"] = sizes.get("hidden_size", 32) * 2 // more["num_heads"]
     torch.manual_seed(0)
     model = kind(make_config(kind.config_class, more, sizes=sizes)).eval()
     with torch.no_grad():

@@ -22,6 +22,7 @@ from pellucid.bridge._generation import GenerateOutput
 from pellucid.bridge._infer import infer_architecture
 from pellucid.bridge._loss import lm_accuracy, lm_cross_entropy_loss
 from pellucid.bridge._points import HookPoint, LensHandle
+from pellucid.bridge._processing import ProcessingReport
 from pellucid.bridge._record import (
     Architecture,
     Attention,
@@ -54,6 +55,7 @@ __all__ = [
     "Mixer",
     "Mlp",
     "Stack",
+    "ProcessingReport",
     "StopAtLayerException",
     "TransformerBridge",
     "TransformerBridgeConfig",

@@ -46,6 +46,10 @@ class Weighing(Naming):
             self.__dict__["_weight_table"] = held
         return held
 
+    def forget_weights(self) -> None:
+        """Look anew for weights, after modules or biases of the model have been changed."""
+        self.__dict__.pop("_weight_table", None)
+
     def get_weight(self, name: str) -> Tensor:
         """Return one weight by name.
 

@@ -16,7 +16,8 @@ from pellucid.bridge._weight_experts import describe_experts
 from pellucid.bridge._weight_views import WeightSource, WeightView, has_parameter, storage_of
 from pellucid.bridge._weights import width_out
 
-_NORMS = ("ln1", "ln1_post", "ln_cross", "ln2", "ln2_post")
+NORMS = ("ln1", "ln1_post", "ln_cross", "ln2", "ln2_post")
+"""The norms on the stream that a block may have, as fields of its record."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,11 +91,14 @@ def _describe_positions(name: str, module: Any) -> Iterator[WeightSpec]:
     yield WeightSpec(name=f"{name}.W_pos", shape="pos d_model", source=view)
 
 
-def _describe_norm(name: str, module: nn.Module | None) -> Iterator[WeightSpec]:
+def _describe_norm(
+    name: str, module: nn.Module | None, shape: str = "d_model"
+) -> Iterator[WeightSpec]:
     for short, parameter in (("w", "weight"), ("b", "bias")):
         if module is not None and has_parameter(module, parameter):
             view = WeightView(module=module, parameter=parameter, storage="vector")
-            yield WeightSpec(name=f"{name}.{short}", shape="d_model", source=view)
+            by_head = "head " if getattr(module, parameter).ndim == 2 else ""
+            yield WeightSpec(name=f"{name}.{short}", shape=by_head + shape, source=view)
 
 
 def _matrix(
@@ -112,7 +116,7 @@ def _matrix(
 
 def _describe_block(view: BlockView) -> Iterator[WeightSpec]:
     record = view.record
-    for name in _NORMS:
+    for name in NORMS:
         path = getattr(record, name)
         yield from _describe_norm(f"{view.name}.{name}", view.find(path))
     yield from _describe_attention(view, record.attn, "attn")
@@ -155,7 +159,7 @@ def _describe_attention(
     yield from _describe_output(owner, view.find(record.o, module), heads.queries)
     for norm in ("q_norm", "k_norm"):
         layer = view.find(getattr(record, norm), module)
-        yield from _describe_norm(f"{owner}.{norm}", layer)
+        yield from _describe_norm(f"{owner}.{norm}", layer, "d_head")
 
 
 def _describe_output(owner: str, module: nn.Module | None, n_heads: int) -> Iterator[WeightSpec]:

@@ -16,6 +16,8 @@ out_in: (d_out, d_in), as torch's Linear. in_out: (d_in, d_out), as Conv1D and t
 vector: biases and norms. Leading axes, such as that of experts, stay in front.
 """
 
+_WHOLE = Whole()
+
 
 @runtime_checkable
 class WeightSource(Protocol):
@@ -42,7 +44,7 @@ class WeightView:
     module: nn.Module
     parameter: str
     storage: Storage
-    view: View = Whole()
+    view: View = _WHOLE
     of_inputs: bool = False
     by_head: bool = False
 
