@@ -6,21 +6,31 @@ them, and a run without hooks is the model's own.
 """
 
 from pellucid.bridge._act_names import get_act_name
+from pellucid.bridge._activation_store import ActivationStore, store_activations
 from pellucid.bridge._bridge import TransformerBridge
 from pellucid.bridge._build import build_bridge_from_module
 from pellucid.bridge._cache import ActivationCache
 from pellucid.bridge._config import TransformerBridgeConfig
+from pellucid.bridge._directions import ablate_direction, add_direction, difference_in_means
 from pellucid.bridge._errors import (
     ArchitectureError,
     HookError,
     HookNameError,
+    StateDictError,
     StopAtLayerException,
     WeightError,
 )
 from pellucid.bridge._factored import FactoredMatrix
 from pellucid.bridge._generation import GenerateOutput
 from pellucid.bridge._infer import infer_architecture
+from pellucid.bridge._linear_probe import LinearProbe, fit_probe
 from pellucid.bridge._loss import lm_accuracy, lm_cross_entropy_loss
+from pellucid.bridge._pictures import (
+    attention_figure,
+    attribution_figure,
+    logit_lens_figure,
+    patching_figure,
+)
 from pellucid.bridge._points import HookPoint, LensHandle
 from pellucid.bridge._processing import ProcessingReport
 from pellucid.bridge._record import (
@@ -39,6 +49,7 @@ from pellucid.bridge._weight_table import WeightSpec
 
 __all__ = [
     "ActivationCache",
+    "ActivationStore",
     "Architecture",
     "ArchitectureError",
     "Attention",
@@ -52,22 +63,33 @@ __all__ = [
     "HookSpec",
     "HookTable",
     "LensHandle",
+    "LinearProbe",
     "Mixer",
     "Mlp",
-    "Stack",
     "ProcessingReport",
+    "Stack",
+    "StateDictError",
     "StopAtLayerException",
     "TransformerBridge",
     "TransformerBridgeConfig",
     "WeightError",
     "WeightSpec",
+    "ablate_direction",
+    "add_direction",
+    "attention_figure",
+    "attribution_figure",
     "build_bridge_from_module",
+    "difference_in_means",
     "find_record",
+    "fit_probe",
     "get_act_name",
     "infer_architecture",
     "known_architectures",
     "lm_accuracy",
     "lm_cross_entropy_loss",
+    "logit_lens_figure",
+    "patching_figure",
     "register_architecture",
     "sample_logits",
+    "store_activations",
 ]
