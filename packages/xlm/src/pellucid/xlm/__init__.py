@@ -37,6 +37,15 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
         "pad_truncate_list",
     ),
     "harness": ("Harness",),
+    "metrics": (
+        "CompositePostHocEvaluator",
+        "ExactMatch",
+        "MeanMetricWithComputedValue",
+        "MetricWrapper",
+        "Perplexity",
+        "TokenAccuracy",
+    ),
+    "noise": ("ContinuousTimeLinear", "ContinuousTimeLogLinear", "DummyNoiseSchedule"),
     "sources": ("generate_star_graphs", "local_sources", "open_local", "register_local_source"),
 }
 

@@ -7,7 +7,7 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def describe(part: Any) -> Any:
         return part
     if isinstance(part, Mapping):
         return {str(name): describe(held) for name, held in part.items()}
-    if isinstance(part, list | tuple):
+    if isinstance(part, Sequence):
         return [describe(held) for held in part]
     if isinstance(part, set | frozenset):
         return sorted(json.dumps(describe(held), sort_keys=True) for held in part)

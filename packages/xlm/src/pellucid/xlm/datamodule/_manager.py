@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -104,7 +104,9 @@ class DatasetManager:
         self.collator = collator
         self.full_name = full_name
         self.full_name_debug = full_name_debug
-        self.kind = kind
+        if kind not in (None, *get_args(LoaderKind)):
+            raise UnknownNameError("kind of loader", str(kind), get_args(LoaderKind))
+        self.kind: LoaderKind | None = kind
         self.dataloader_kwargs = _known(dataloader_kwargs, _LOADER_KEYS, "dataloader setting")
         self.stages = None if stages is None else [_stage(stage) for stage in stages]
         self._preparation = Preparation(
