@@ -2,7 +2,6 @@
 
 import lightning
 import torch
-import torchmetrics
 from omegaconf import OmegaConf
 from torch import nn
 from torch.utils.data import DistributedSampler
@@ -83,19 +82,8 @@ class TinyTokenizer:
         return [" ".join(map(str, row.tolist())) for row in rows]
 
 
-class TinyMetric:
-    """What the harness asks of a wrapped metric."""
-
-    def __init__(self, name: str, prefix: str = ""):
-        self.name = name
-        self.prefix = prefix
-        self.metric = torchmetrics.MeanMetric()
-
-    def update(self, batch, out, tokenizer=None):
-        value = out.get("loss")
-        if value is None:
-            value = (out["ids"] == batch["input_ids"]).float().mean()
-        self.metric.update(value.detach())
+def same_ids(batch, output, tokenizer=None):
+    return {"pred": output["ids"], "target": batch["input_ids"]}
 
 
 class TinyLoader:
@@ -173,8 +161,18 @@ class TinyData(lightning.LightningDataModule):
         return TinyLoader(self.rows[:8], self.batch_size, shuffle=False)
 
 
-def metric(name: str, prefix: str) -> dict:
-    return {"_target_": "xlm_tiny_family.TinyMetric", "name": name, "prefix": prefix}
+def metric(kind: str, update_fn: str, **settings) -> dict:
+    return {
+        "_target_": "pellucid.xlm.metrics.MetricWrapper",
+        "metric": {"_target_": kind},
+        "update_fn": update_fn,
+        **settings,
+    }
+
+
+MEAN_LOSS = metric("torchmetrics.MeanMetric", "pellucid.xlm.metrics.mean_metric_update_fn")
+PERPLEXITY = metric("pellucid.xlm.metrics.Perplexity", "pellucid.xlm.metrics.nll_bound_update_fn")
+SAME = metric("pellucid.xlm.metrics.ExactMatch", "xlm_tiny_family.same_ids")
 
 
 def tiny_config(run_dir, **changes):
@@ -188,10 +186,10 @@ def tiny_config(run_dir, **changes):
         "lr_scheduler": {"name": "cosine", "num_warmup_steps": 2, "num_training_steps": 40},
         "log_predictions": {"_target_": "pellucid.xlm.callbacks.LogPredictions"},
         "reported_metrics": {
-            "train": {"lm": {"accumulated_loss": metric("accumulated_loss", "train/lm")}},
+            "train": {"lm": {"accumulated_loss": MEAN_LOSS}},
             "val": {
-                "lm": {"accumulated_loss": metric("accumulated_loss", "val/lm")},
-                "prediction": {"same": metric("same", "val/prediction")},
+                "lm": {"accumulated_loss": MEAN_LOSS, "perplexity": PERPLEXITY},
+                "prediction": {"same": SAME},
             },
         },
         "paths": {"run_dir": str(run_dir)},

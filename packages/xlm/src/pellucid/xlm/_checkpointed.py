@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from pellucid.core import CheckpointError, UnknownNameError
@@ -24,6 +24,7 @@ class CheckpointedModule(lightning.LightningModule):
     cfg: Any
     model: nn.Module
     _finite: FiniteWatch
+    weights_step: int = 0
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to keep weights that are no numbers; keep configuration and data position."""
@@ -32,10 +33,13 @@ class CheckpointedModule(lightning.LightningModule):
         loops = checkpoint.get("loops", {})
         held = loops.get("fit_loop", {}).get("state_dict", {})
         if held.get("combined_loader"):
-            held["combined_loader"] = [self._data_position() for _ in held["combined_loader"]]
+            held["combined_loader"] = [self._data_position(at) for at in held["combined_loader"]]
 
-    def _data_position(self) -> dict[str, int]:
-        # What was trained on, not what a fetcher or a worker has taken from the loader ahead.
+    def _data_position(self, yielded: dict[str, Any]) -> dict[str, Any]:
+        # What was trained on, not what Lightning has taken from the loader ahead: of a loader
+        # without a length, it takes a batch to know whether there is one.
+        if self.trainer.num_training_batches == float("inf"):
+            return {**yielded, "batch": max(yielded["batch"] - 1, 0)}
         progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress
         if progress.is_last_batch:
             return {"epoch": self.current_epoch + 1, "batch": 0}
@@ -87,6 +91,7 @@ class CheckpointedModule(lightning.LightningModule):
         _weights.adopt_state(self, checkpoint["state_dict"], source=source)
         if weights != "raw" and average is not None:
             copy_weights(self, average)
+        self.weights_step = int(checkpoint.get("global_step", 0))
 
     def extract_model_weights(self) -> dict[str, Tensor]:
         """Return the model's weights by name, detached, not copied."""

@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from pellucid.core import UnknownNameError
-from pellucid.xlm._building import explain
+from pellucid.xlm._building import instantiate
+from pellucid.xlm.metrics import Perplexity
 
 _GROUPS = ("reported_metrics", "diagnostic_metrics")
 
@@ -27,10 +27,8 @@ class MetricTable(nn.ModuleDict):
             for split, loaders in wrappers.items()
             for loader, found in loaders.items()
         }
-        held = [wrapper for found in self.wrappers.values() for wrapper in found]
-        for index, wrapper in enumerate(held):
-            module = wrapper if isinstance(wrapper, nn.Module) else wrapper.metric
-            self[str(index)] = module
+        for index, wrapper in enumerate(each for held in self.wrappers.values() for each in held):
+            self[str(index)] = wrapper
 
     @classmethod
     def from_config(cls, cfg: Any, names: Mapping[str, Any]) -> "MetricTable":
@@ -47,10 +45,10 @@ class MetricTable(nn.ModuleDict):
         for key, split, loader, name, node in _nodes(cfg):
             if split in names and loader not in names[split]:
                 raise UnknownNameError(f"{split} loader in {key}", loader, names[split])
-            try:
-                wrapper = hydra.utils.instantiate(node, name=node.get("name", name))
-            except Exception as error:
-                raise explain(error, f"{key}.{split}.{loader}.{name}") from error
+            named = {"name": node.get("name") or name}
+            if not node.get("prefix"):
+                named["prefix"] = f"{split}/{loader}"
+            wrapper = instantiate(node, f"{key}.{split}.{loader}.{name}", **named)
             table.setdefault(split, {}).setdefault(loader, []).append(wrapper)
         return cls(table)
 
@@ -67,14 +65,20 @@ class MetricTable(nn.ModuleDict):
         for (at, _), wrappers in self.wrappers.items():
             for wrapper in wrappers if at == split else ():
                 if wrapper.metric.update_called:
-                    values[log_name(wrapper)] = wrapper.metric.compute()
-                wrapper.metric.reset()
+                    values[wrapper.log_name] = wrapper.compute()
+                wrapper.reset()
         return values
 
+    def per_sample(self, split: str, loader: str) -> dict[str, list[float]]:
+        """Return what each sample of the last batch scored, as `metric_NAME`."""
+        wrappers = self.wrappers.get((split, loader), ())
+        scored = ((wrapper.name, wrapper.computed_value) for wrapper in wrappers)
+        return {f"metric_{name}": values for name, values in scored if values is not None}
 
-def log_name(wrapper: Any) -> str:
-    """Return the name that a metric is logged under: its prefix and its own."""
-    return f"{wrapper.prefix}/{wrapper.name}" if wrapper.prefix else str(wrapper.name)
+    def needs_bound(self, split: str, loader: str) -> bool:
+        """Say whether a metric of a loader is about the likelihood."""
+        wrappers = self.wrappers.get((split, loader), ())
+        return any(isinstance(wrapper.metric, Perplexity) for wrapper in wrappers)
 
 
 def _nodes(cfg: Any) -> Iterator[tuple[str, str, str, str, Any]]:
@@ -87,4 +91,4 @@ def _nodes(cfg: Any) -> Iterator[tuple[str, str, str, str, Any]]:
                         yield key, str(split), str(loader), str(name), node
 
 
-__all__ = ["MetricTable", "log_name"]
+__all__ = ["MetricTable"]

@@ -49,7 +49,7 @@ def configure(cfg: Any, model: nn.Module, max_steps: int) -> dict[str, Any]:
         max_steps: Length of the run, for a schedule that names none.
     """
     groups = parameter_groups(model)
-    optimizer = build(cfg, "optimizer", _partial_=True)(groups)
+    optimizer = build(cfg, "optimizer", groups)
     node: Any = OmegaConf.select(cfg, "lr_scheduler") if isinstance(cfg, DictConfig) else None
     if node is None:
         return {"optimizer": optimizer}

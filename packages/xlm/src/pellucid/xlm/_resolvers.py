@@ -99,6 +99,12 @@ def _num_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _num_devices() -> int:
+    import torch  # noqa: PLC0415 - heavy, and this is asked when a run starts
+
+    return max(torch.accelerator.device_count(), 1) if torch.accelerator.is_available() else 1
+
+
 def _dict_to_list(mapping: Any) -> list[Any]:
     return list(mapping.values()) if mapping else []
 
@@ -109,6 +115,7 @@ def _replace(text: str, old: str, new: str) -> str:
 
 _RESOLVERS: Mapping[str, Any] = {
     "cwd": os.getcwd,
+    "device_count": _num_devices,
     "dict_to_list": _dict_to_list,
     "div_up": _div_up,
     "eval": _evaluate,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pellucid.core import ArgumentError, ContractError
 from pellucid.xlm._addresses import seed_at
-from pellucid.xlm._building import build
+from pellucid.xlm._building import build, build_components
 from pellucid.xlm._checkpointed import CheckpointedModule
 from pellucid.xlm._finite import FiniteWatch
 from pellucid.xlm._measuring import MetricTable
@@ -49,6 +49,7 @@ class Harness(CheckpointedModule):
     data: Any
     predictor: Any
     loss_function: Any
+    metrics: MetricTable
     log_predictions: Any
     post_hoc_evaluator: Any
 
@@ -69,12 +70,19 @@ class Harness(CheckpointedModule):
         self.seed = int(OmegaConf.select(self.cfg, "seed", default=0))
         self._refuse_legacy_keys()
         object.__setattr__(self, "data", datamodule)
-        self.tokenizer = tokenizer or getattr(datamodule, "tokenizer", None)
+        components = build_components(self.cfg)
+        held = getattr(datamodule, "tokenizer", None)
+        self.tokenizer = next((t for t in (tokenizer, held) if t is not None), None)
+        if self.tokenizer is None:
+            self.tokenizer = components.get("tokenizer")
+        self.noise_schedule = getattr(datamodule, "noise_schedule", None)
+        if self.noise_schedule is None:
+            self.noise_schedule = components.get("noise_schedule")
         with live_resolvers(
             tokenizer=self.tokenizer,
             datamodule=datamodule,
             lightning_module=self,
-            global_components={"tokenizer": self.tokenizer},
+            global_components=components,
         ):
             self._build_parts()
         self.predictions_dir = self._predictions_dir()
@@ -90,9 +98,8 @@ class Harness(CheckpointedModule):
             raise ArgumentError(message)
 
     def _build_parts(self) -> None:
-        self.noise_schedule = getattr(self.data, "noise_schedule", None) or self._optional(
-            "noise_schedule"
-        )
+        if self.noise_schedule is None:
+            self.noise_schedule = self._optional("noise_schedule")
         self.model: nn.Module = build(self.cfg, "model")
         object.__setattr__(self, "predictor", self._optional("predictor"))
         object.__setattr__(self, "loss_function", self._optional("loss"))
@@ -240,13 +247,14 @@ class Harness(CheckpointedModule):
         """Predict from a batch, and keep the records."""
         self._evaluation_step(batch, batch_idx, dataloader_idx, split="predict")
 
-    @torch.no_grad()
     def _evaluation_step(
         self, batch: Any, batch_idx: int, dataloader_idx: int, *, split: str
     ) -> None:
         self._seed_batch(split, dataloader_idx, batch_idx)
         name, kind = self.loader_of(split, dataloader_idx)
         out = self.compute_loss(batch, batch_idx, dataloader_idx, split=split)
+        if kind == "loss" and self.metrics.needs_bound(split, name):
+            out["nll_bound"] = self.nll_bound(batch)
         self.metrics.update(split, name, batch, out, self.tokenizer)
         if kind == "predict" and self.log_predictions is not None:
             if self.write_per_sample_metrics:
@@ -322,7 +330,8 @@ class Harness(CheckpointedModule):
             split=split,
             loader=name,
             epoch=self.current_epoch,
-            step=self.trainer.global_step,
+            # An evaluation by itself makes no steps.
+            step=max(self.trainer.global_step, self.weights_step),
             module=self,
         )
         records = self.log_predictions.flush(place)
@@ -341,7 +350,6 @@ class Harness(CheckpointedModule):
 
     # ---- likelihood -------------------------------------------------------------------------
 
-    @torch.no_grad()
     def nll_bound(self, batch: Any) -> NLLBound:
         """Bound the negative log-likelihood of each row of a batch; see `LossFunction`.
 
@@ -350,7 +358,8 @@ class Harness(CheckpointedModule):
         """
         if self.loss_function is None:
             raise ArgumentError("a likelihood needs a loss; configure 'loss'")
-        return self.loss_function.nll_bound(batch)
+        with torch.no_grad():
+            return self.loss_function.nll_bound(batch)
 
 
 __all__ = ["Harness"]

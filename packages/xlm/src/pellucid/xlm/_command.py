@@ -1,0 +1,66 @@
+"""One job from the command line."""
+
+import logging
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from pellucid.core import ArgumentError
+from pellucid.xlm._compose import compose_config
+from pellucid.xlm._jobs import run_job
+
+_NAME = re.compile(r"[\w.=,+-]+(/[\w.=,+-]+)*")
+
+
+def run_command(
+    overrides: Sequence[str], directories: Sequence[str], *, only_print: bool = False
+) -> int:
+    """Compose a configuration and run its job.
+
+    Args:
+        overrides: As on the command line.
+        directories: Further directories of configurations.
+        only_print: Print the configuration instead.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        PellucidError: Whatever a user can put right.
+    """
+    cfg = compose_config(overrides, extra_dirs=directories)
+    if only_print:
+        print(OmegaConf.to_yaml(cfg), end="")  # noqa: T201
+        return 0
+    return run_composed(cfg)
+
+
+def run_composed(cfg: Any) -> int:
+    """Run the job of a composed configuration, with the libraries' chatter turned down.
+
+    Raises:
+        ArgumentError: `job_name` is missing, or is no name for a directory.
+    """
+    if OmegaConf.is_missing(cfg, "job_name"):
+        raise ArgumentError(
+            "job_name is missing; give job_name=NAME, which names the run's directory"
+        )
+    name = str(cfg.job_name)
+    if not _NAME.fullmatch(name) or ".." in name:
+        raise ArgumentError(
+            f"job_name {name!r} is no name for a directory; use letters, digits, '_', '-' and '/'"
+        )
+    levels = {each: logging.getLogger(each) for each in ("lightning.pytorch", "lightning.fabric")}
+    before = {each: logger.level for each, logger in levels.items()}
+    for logger in levels.values():
+        logger.setLevel(logging.WARNING)
+    try:
+        return run_job(cfg)
+    finally:
+        for each, logger in levels.items():
+            logger.setLevel(before[each])
+
+
+__all__ = ["run_command", "run_composed"]
