@@ -10,6 +10,8 @@ from pellucid.bridge import infer_architecture
 from pellucid.bridge._architectures import RECORDS
 from pellucid.bridge._claims import find_false_claims
 from pellucid.bridge._describe import describe_model, list_blocks
+from pellucid.bridge._taps import Tap
+from pellucid.core.axes import AXES
 
 _STATES = {"MambaForCausalLM", "Mamba2ForCausalLM"}
 _TWO_STACKS = {"T5ForConditionalGeneration", "MT5ForConditionalGeneration"} | {
@@ -47,6 +49,38 @@ def _masks():
     return {"none": None, "left": left, "right": right}
 
 
+_SIZES = {
+    "1": {1}, "batch": {2}, "batch_or_one": {1, 2}, "pos": {6}, "query_pos": {6}, "key_pos": {6},
+    "d_model": {32}, "d_vocab": {97}, "expert": {4}, "k": {2},
+}  # fmt: skip
+
+
+@PER_CASE
+@pytest.mark.parametrize("way", ["noted", "hooked"])
+def test_activations_have_the_shapes_that_the_table_says(case, way):
+    bridge = make_bridge(case)
+    shapes = {}
+    if way == "noted":
+        shapes = {name: held.shape for name, held in _cache(bridge).items()}
+    else:
+        hooks = [
+            (n, lambda v, hook: shapes.update({hook.name: v.shape})) for n in bridge.select_names()
+        ]
+        _run(bridge, hooks)
+    assert set(shapes) == set(bridge.select_names())
+    for name, shape in shapes.items():
+        spec = bridge.hook_table()[name]
+        axes = spec.shape.split()
+        assert {*axes} <= {"1", *AXES}, name
+        assert len(axes) == len(shape), (name, spec.shape, shape)
+        assert all(
+            size in _SIZES.get(axis, {size}) for axis, size in zip(axes, shape, strict=True)
+        ), (name, spec.shape, shape)
+        if "head" in axes and "head pos" not in spec.shape:
+            heads = {bridge.cfg.n_heads, bridge.cfg.n_key_value_heads, 1}
+            assert shape[axes.index("head")] in heads or "mixer" in name, name
+
+
 def _blocks(bridge):
     for stack in bridge.adapter.stacks:
         for number in range(len(list_blocks(bridge.original_model, stack))):
@@ -60,7 +94,12 @@ def _gap(a, b):
 def _describe(bridge, record):
     config = bridge.original_model.config.get_text_config()
     specs = describe_model(bridge.original_model, record, config)
-    return {s.name: (set(s.aliases), s.shape, type(s.tap), vars(s.tap)) for s in specs}
+    return {s.name: (set(s.aliases), s.shape, _unfold(s.tap)) for s in specs}
+
+
+def _unfold(tap):
+    held = vars(tap)
+    return type(tap), {n: _unfold(v) if isinstance(v, Tap) else v for n, v in held.items()}
 
 
 def test_every_record_has_a_model():
@@ -151,9 +190,9 @@ def test_sums_close(case):
     n_sums = 0
     for block, record in _blocks(bridge):
         for total, terms in _sums(bridge, block, record):
-            # OPT has all samples' positions in one row between attention and MLP.
-            held = sum(cache[f"{block}.{term}"].reshape(-1, 32) for term in terms)
-            made = cache[f"{block}.{total}"].reshape(-1, 32)
+            held = sum(cache[f"{block}.{term}"] for term in terms)
+            made = cache[f"{block}.{total}"]
+            assert made.shape == held.shape == (2, 6, 32)
             assert _gap(made, held) < 1e-4, (block, total, terms)
             n_sums += 1
     assert n_sums or case.kind in _STATES
@@ -221,8 +260,6 @@ def test_heads_gather_values_as_the_pattern_says(case):
     for block, record in _blocks(bridge):
         for part in ("attn", "cross_attn") if record.cross_attn else ("attn",):
             value, pattern = cache[f"{block}.{part}.hook_v"], cache[f"{block}.{part}.hook_pattern"]
-            # DeepSeek's latent has an axis of one where heads will be.
-            value = value.squeeze(1) if value.ndim == 5 else value
             shared = value.repeat_interleave(pattern.shape[1] // value.shape[2], dim=2)
             z = torch.einsum("bhqk,bkhd->bqhd", pattern, shared)
             assert _gap(cache[f"{block}.{part}.hook_z"], z) < 1e-5

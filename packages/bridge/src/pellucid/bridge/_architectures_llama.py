@@ -64,7 +64,7 @@ GEMMA2 = describe_llama(
         ln1_post="post_attention_layernorm",
         ln2="pre_feedforward_layernorm",
         ln2_post="post_feedforward_layernorm",
-        attn=LLAMA_ATTENTION,
+        attn=dataclasses.replace(LLAMA_ATTENTION, heads_first=True),
         mlp=LLAMA_MLP,
     ),
 )
@@ -99,7 +99,9 @@ STABLELM = describe_llama(
     "StableLmForCausalLM",
     block=dataclasses.replace(
         LLAMA_BLOCK,
-        attn=dataclasses.replace(LLAMA_ATTENTION, q_norm="q_layernorm", k_norm="k_layernorm"),
+        attn=dataclasses.replace(
+            LLAMA_ATTENTION, q_norm="q_layernorm", k_norm="k_layernorm", heads_first=True
+        ),
         is_parallel="use_parallel_residual",
     ),
 )
@@ -123,6 +125,7 @@ PHI = Architecture(
                     o="dense",
                     q_norm="q_layernorm",
                     k_norm="k_layernorm",
+                    heads_first=True,
                 ),
                 mlp=Mlp(path="mlp", in_="fc1", out="fc2"),
                 is_parallel=True,

@@ -7,7 +7,6 @@ what is handed to softmax and the pattern is what comes back; where a module han
 values to one kernel, what the kernel does is done in steps.
 """
 
-import copy
 import dataclasses
 import functools
 import inspect
@@ -21,9 +20,9 @@ from torch.overrides import TorchFunctionMode
 
 from pellucid.bridge._errors import ArchitectureError
 from pellucid.bridge._execution import AttentionSteps, Execution, active_execution
+from pellucid.bridge._readings import AttentionPlace
 
 _NAME = "pellucid_bridge"
-_HELD = "_pellucid_diversion"
 _SOFTMAX = frozenset({torch.nn.functional.softmax, torch.softmax, torch.Tensor.softmax})
 _LOCK = threading.Lock()
 
@@ -39,6 +38,7 @@ def merge_steps(steps: Iterable[AttentionSteps]) -> dict[nn.Module, AttentionSte
             keys=held.keys + step.keys,
             scores=held.scores + step.scores,
             pattern=held.pattern + step.pattern,
+            slots={**held.slots, **step.slots},
         )
     return merged
 
@@ -52,7 +52,12 @@ def enter_attention(
 
 def asks_for_function(module: nn.Module) -> bool:
     """Say whether an attention module takes its attention function from transformers' registry."""
-    names = _code_of(module).co_names
+    return _asks_for_function(type(module))
+
+
+@functools.cache
+def _asks_for_function(kind: type[nn.Module]) -> bool:
+    names = inspect.unwrap(kind.forward).__code__.co_names
     return "ALL_ATTENTION_FUNCTIONS" in names or "get_interface" in names
 
 
@@ -71,40 +76,54 @@ def _enter(step: AttentionSteps, execution: Execution) -> Callable[[], None]:
 # First way: through the registry of attention functions.
 
 
-@dataclasses.dataclass(eq=False)
-class _Diversion:
-    """What a module's configuration was before it was shown another one, and for how many runs."""
+class _Diverted:
+    """A module's configuration, but for the attention function that it names.
 
-    config: Any
-    inner: str
-    n_runs: int = 0
+    Args:
+        original: The configuration.
+    """
+
+    _attn_implementation = _attn_implementation_internal = _NAME
+
+    def __init__(self, original: Any) -> None:
+        self.pellucid_original = original
+        self.pellucid_n_runs = 0
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("pellucid_"):  # Not built yet: it is being copied.
+            raise AttributeError(name)
+        return getattr(self.pellucid_original, name)
 
 
 def _divert(module: nn.Module) -> Callable[[], None]:
     """Let an attention module ask for our function; shared by all runs that want it at once."""
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS  # noqa: PLC0415 - costs seconds
-
-    holder: Any = module
+    _register()
+    held = module.__dict__
     with _LOCK:
-        ALL_ATTENTION_FUNCTIONS.register(_NAME, _attend)
-        diversion: _Diversion | None = holder.__dict__.get(_HELD)
-        if diversion is None:
-            inner = holder.config._attn_implementation or "eager"
-            diversion = _Diversion(config=holder.config, inner=inner)
-            diverted = copy.copy(holder.config)
-            diverted._attn_implementation_internal = _NAME
-            holder.__dict__[_HELD] = diversion
-            holder.config = diverted
-        diversion.n_runs += 1
+        found = held["config"]
+        if not isinstance(found, _Diverted):
+            found = held["config"] = _Diverted(found)
+        found.pellucid_n_runs += 1
 
     def undo() -> None:
         with _LOCK:
-            diversion.n_runs -= 1
-            if not diversion.n_runs:
-                holder.config = diversion.config
-                del holder.__dict__[_HELD]
+            found.pellucid_n_runs -= 1
+            if not found.pellucid_n_runs:
+                held["config"] = found.pellucid_original
 
     return undo
+
+
+@functools.cache
+def _register() -> None:
+    _registry().register(_NAME, _attend)
+
+
+@functools.cache
+def _registry() -> Any:
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS  # noqa: PLC0415 - costs seconds
+
+    return ALL_ATTENTION_FUNCTIONS
 
 
 def _attend(
@@ -113,17 +132,80 @@ def _attend(
     """Stand for an attention function: (batch, head, pos, d_head) in, (batch, pos, head, d) out."""
     execution = active_execution()
     step = None if execution is None else execution.attention.get(module)
-    inner = module.__dict__[_HELD].inner
-    if step is None:
-        return _function(module, inner)(module, query, key, value, attention_mask, **kwargs)
-    query, key = _fire(step.queries, query), _fire(step.keys, key)
-    if not step.scores and not step.pattern:
-        return _function(module, inner)(module, query, key, value, attention_mask, **kwargs)
-    mask = attention_mask
-    if inner != "eager":
-        mask = _additive_mask(module, attention_mask, query, key, kwargs)
-    with _SoftmaxInterceptor(step, key.shape[-2]):
-        return _eager(module)(module, query, key, value, mask, **kwargs)
+    config = module.config
+    inner = getattr(config, "pellucid_original", config)._attn_implementation or "eager"
+    if execution is not None and step is not None:
+        is_repeatable = not (module.training or torch.is_autocast_enabled(query.device.type))
+        if step.slots and is_repeatable:
+            call = AttentionCall(module, inner, (query, key, value), attention_mask, kwargs)
+            call.note(execution.notes, step.slots.values())
+        else:
+            query, key = _fire(step.queries, query), _fire(step.keys, key)
+            if step.scores or step.pattern:
+                call = AttentionCall(module, inner, (query, key, value), attention_mask, kwargs)
+                return call.run(step)
+    function = _registry().get_interface(inner, _eager(type(module)))
+    return function(module, query, key, value, attention_mask, **kwargs)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AttentionCall:
+    """What an attention function was given, from which scores and patterns can be had.
+
+    Attributes:
+        module: The attention module.
+        implementation: Its own attention implementation.
+        tensors: Queries, keys and values, of shape (batch, head, pos, d_head).
+        mask: As that implementation takes it.
+        options: Everything else.
+    """
+
+    module: Any
+    implementation: str
+    tensors: tuple[Tensor, Tensor, Tensor]
+    mask: Any
+    options: dict[str, Any]
+
+    @property
+    def _version(self) -> tuple[int, ...]:
+        """Which changes when a tensor is written into, as a tensor's own does."""
+        return tuple(tensor._version for tensor in self.tensors)
+
+    def note(self, notes: list[Any], slots: Iterable[int]) -> None:
+        """Keep it for later, apart from the graph."""
+        query, key, value = self.tensors
+        kept = self
+        if torch.is_grad_enabled():
+            mask = self.mask.detach() if isinstance(self.mask, Tensor) else self.mask
+            tensors = (query.detach(), key.detach(), value.detach())
+            kept = dataclasses.replace(self, tensors=tensors, mask=mask)
+        for slot in slots:
+            notes[slot] = kept
+            notes[slot + 1] = None if query.is_inference() else kept._version
+
+    def run(self, step: AttentionSteps) -> Any:
+        """Attend as the architecture's eager code does, with functions at scores and pattern."""
+        module, (query, key, value), mask = self.module, self.tensors, self.mask
+        if self.implementation != "eager":
+            mask = _additive_mask(module, mask, query, key, self.options)
+        with _SoftmaxInterceptor(step, key.shape[-2]):
+            return _eager(type(module))(module, query, key, value, mask, **self.options)
+
+    def read(self, place: AttentionPlace) -> Tensor:
+        """Return what stood at a place inside of attention."""
+        seen: list[Tensor] = []
+
+        def keep(value: Tensor) -> Tensor:
+            seen.append(value)
+            return value
+
+        if place in ("queries", "keys"):
+            _fire((keep,), self.tensors[place == "keys"])
+        else:
+            functions: dict[str, Any] = {place: (keep,)}
+            with torch.no_grad():
+                self.run(AttentionSteps(self.module, **functions))
+        return seen[0]
 
 
 def _fire(functions: tuple[Callable[[Tensor], Tensor], ...], given: Tensor) -> Tensor:
@@ -136,19 +218,13 @@ def _fire(functions: tuple[Callable[[Tensor], Tensor], ...], given: Tensor) -> T
     return given if made is seen else made.transpose(1, 2)
 
 
-def _function(module: nn.Module, implementation: str) -> Callable[..., Any]:
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS  # noqa: PLC0415 - costs seconds
-
-    eager = _eager(module)
-    return ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager)
-
-
-def _eager(module: nn.Module) -> Callable[..., Any]:
-    """Return the eager function that a module's own forward falls back to."""
-    found = _globals_of(module).get("eager_attention_forward")
+@functools.cache
+def _eager(kind: type[nn.Module]) -> Callable[..., Any]:
+    """Return the eager function that an attention class's own forward falls back to."""
+    found = inspect.unwrap(kind.forward).__globals__.get("eager_attention_forward")
     if found is None:
         raise ArchitectureError(
-            f"{type(module).__name__} has no eager attention to take scores and patterns from."
+            f"{kind.__name__} has no eager attention to take scores and patterns from."
         )
     return found
 
@@ -285,11 +361,3 @@ class _SoftmaxInterceptor(TorchFunctionMode):
         if made is seen:
             return given
         return made if seen is given else torch.cat([made, given[..., n_keys:]], dim=-1)
-
-
-def _code_of(module: nn.Module) -> Any:
-    return inspect.unwrap(type(module).forward).__code__
-
-
-def _globals_of(module: nn.Module) -> dict[str, Any]:
-    return inspect.unwrap(type(module).forward).__globals__

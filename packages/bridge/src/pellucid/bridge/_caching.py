@@ -1,12 +1,13 @@
 """Writes activations to a cache as they pass."""
 
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pellucid.bridge._errors import HookError
+from pellucid.bridge._notes import NotedTensors, NotePlan, Notes, written_into
 from pellucid.bridge._points import HookPoint
 from pellucid.core import ArgumentError
 
@@ -40,6 +41,7 @@ class CacheWriter:
     ) -> None:
         self.held: dict[str, Tensor] = {} if held is None else held
         self._versions: list[tuple[str, Tensor, int]] = []
+        self._runs: list[tuple[NotePlan, Notes]] = []
         self._device = device
         self._positions = _read_positions(pos_slice)
         self._drops_batch = drops_batch
@@ -60,18 +62,32 @@ class CacheWriter:
         """Keep a gradient."""
         self._keep(f"{hook.name}_grad", gradient)
 
-    def check(self) -> None:
-        """See that what was kept is still what it was.
+    @property
+    def takes_notes(self) -> bool:
+        """Whether activations are kept just as they are."""
+        return self._is_plain
+
+    def take_notes(self, plan: NotePlan) -> Notes:
+        """Return the empty notes of a run by such a plan; what they hold at its end is kept."""
+        notes = plan.start()
+        self._runs.append((plan, notes))
+        return notes
+
+    def finish(self) -> MutableMapping[str, Tensor]:
+        """Return what was kept, after seeing that it still is what it was.
 
         Raises:
             HookError: If the model has since written into an activation's memory.
         """
-        changed = [name for name, kept, version in self._versions if kept._version != version]
-        if changed:
-            raise HookError(
-                f"the model has changed {changed[0]!r} in place after it was cached. Say so in its "
-                "record, Architecture(writes_in_place=True), and the cache keeps copies."
-            )
+        for name, kept, version in self._versions:
+            if kept._version != version:
+                raise written_into(name)
+        noted = [NotedTensors(plan, notes) for plan, notes in self._runs]
+        if len(noted) == 1 and not self.held:
+            return noted[0]
+        for one in noted:
+            self.held.update(one)
+        return self.held
 
     def _keep(self, name: str, value: Tensor) -> None:
         kept = value.detach() if value.requires_grad else value
@@ -108,7 +124,7 @@ def _read_positions(given: Any) -> Any:
     )
 
 
-def join_steps(steps: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+def join_steps(steps: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Return what was kept while generating as if it had been kept in one run.
 
     Each step holds the positions that it computed; scores and patterns of earlier steps have fewer

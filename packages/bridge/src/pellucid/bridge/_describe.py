@@ -15,6 +15,7 @@ from pellucid.bridge._heads import read_width
 from pellucid.bridge._record import Architecture, Stack
 from pellucid.bridge._table import HookSpec
 from pellucid.bridge._taps import Passing
+from pellucid.bridge._views import Positions, Whole
 
 _BEFORE_BLOCKS = ("embed", "token_type_embed", "pos_embed", "embed_ln", "rotary_emb")
 _MEANINGS = {
@@ -106,7 +107,16 @@ def _describe_parts(model: nn.Module, parts: Mapping[str, str], width: int) -> I
             yield _describe_rotary(name, module, "hook_sin", 1)
             continue
         meaning = _MEANINGS.get(name, f"what {name} gives")
-        taken, given = describe_leaf(name, module, meaning, None, _ALIASES.get(name, ()))
+        is_position = name.endswith("pos_embed")
+        taken, given = describe_leaf(
+            name, module, meaning, None, _ALIASES.get(name, ()),
+            width=width, view=Positions() if is_position else Whole(),
+        )  # fmt: skip
+        if is_position:
+            # Samples of one length share their positions.
+            yield replace(taken, shape="batch_or_one pos", tap=Passing(module, "before"))
+            yield replace(given, shape=given.shape.replace("batch", "batch_or_one"))
+            continue
         is_embedding = name.endswith("embed") and name != "unembed"
         yield replace(taken, shape="batch pos") if is_embedding else taken
         if name.endswith("ln_final") or name.endswith("embed_ln"):
@@ -117,7 +127,7 @@ def _describe_parts(model: nn.Module, parts: Mapping[str, str], width: int) -> I
 def _describe_rotary(owner: str, module: nn.Module, name: str, item: int) -> HookSpec:
     return HookSpec(
         name=f"{owner}.{name}",
-        shape="batch pos rotary",
+        shape="batch_or_one pos rotary",
         meaning=f"{name.removeprefix('hook_')}ines of the rotary positions",
         tap=Passing(module, "after", item=item),
     )

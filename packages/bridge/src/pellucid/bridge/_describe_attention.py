@@ -1,13 +1,13 @@
 """The activations of one attention module."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from pellucid.bridge._attention import asks_for_function
-from pellucid.bridge._describe_parts import STREAM, BlockView
+from pellucid.bridge._describe_parts import STREAM, BlockView, name_input
 from pellucid.bridge._heads import (
     HeadCounts,
     count_heads,
@@ -15,10 +15,11 @@ from pellucid.bridge._heads import (
     view_latent,
     view_projection,
 )
+from pellucid.bridge._readings import AttentionPlace
 from pellucid.bridge._record import Attention
 from pellucid.bridge._table import HookSpec
 from pellucid.bridge._taps import HeadInput, HeadResult, InsideAttention, Passing, Scaled
-from pellucid.bridge._views import Heads, View
+from pellucid.bridge._views import Heads, HeadsFirst, Latent, View, Whole
 
 _WORDS = {"q": "queries", "k": "keys", "v": "values"}
 _BY_HEAD = "batch pos head d_head"
@@ -99,7 +100,7 @@ def find_projection(
     latent = view.find(record.kv, module)
     if latent is not None and which != "q":
         found, n_heads = view_latent(latent, module, view.config, which)
-        return Projection(module=latent, view=found, n_heads=n_heads, is_own=False)
+        return Projection(module=latent, view=Latent(found), n_heads=n_heads, is_own=False)
     own = view.find(getattr(record, which), module)
     if own is None:
         return None
@@ -129,13 +130,17 @@ def _describe_head_inputs(part: _AttentionView, norm: Any) -> Iterator[HookSpec]
 
 def _describe_projections(part: _AttentionView) -> Iterator[HookSpec]:
     name, view = part.name, part.view
-    for fused in ("qkv", "kv"):
-        module = view.find(getattr(part.record, fused), part.module)
-        yield from view.leaf(f"{name}.{fused}", module)
+    fused = view.find(part.record.qkv, part.module)
+    for spec in view.leaf(f"{name}.qkv", fused):
+        is_out = spec.name.endswith("hook_out")
+        yield replace(spec, shape="batch pos d_qkv") if is_out else spec
+    latent = view.find(part.record.kv, part.module)
+    yield from view.leaf(f"{name}.kv", latent, view=Latent(Whole()))
     for which, projection in part.projections.items():
         if projection.is_own:
             yield view.spec(
-                f"{name}.{which}.hook_in", STREAM, f"what the {_WORDS[which]} are made of",
+                f"{name}.{which}.hook_in", name_input(projection.module, view.width),
+                f"what the {_WORDS[which]} are made of",
                 Passing(projection.module, "before"),
             )  # fmt: skip
         yield view.spec(
@@ -144,25 +149,37 @@ def _describe_projections(part: _AttentionView) -> Iterator[HookSpec]:
         )  # fmt: skip
     for which in ("q_norm", "k_norm"):
         layer = view.find(getattr(part.record, which), part.module)
-        yield from view.leaf(f"{name}.{which}", layer)
+        is_by_head = layer is not None and _is_by_head(layer, part.heads)
+        seen = HeadsFirst() if is_by_head and part.record.heads_first else Whole()
+        for spec in view.leaf(f"{name}.{which}", layer, view=seen):
+            yield replace(spec, shape=_BY_HEAD) if is_by_head else spec
+
+
+def _is_by_head(norm: nn.Module, heads: HeadCounts) -> bool:
+    """Say whether a norm of queries or keys is one of each head, and not of all together."""
+    weight = getattr(norm, "weight", None)
+    if isinstance(weight, Tensor) and weight.ndim == 1:
+        return len(weight) == heads.d_head
+    return True
 
 
 def _describe_inside(part: _AttentionView) -> Iterator[HookSpec]:
     name, module = part.name, part.module
     if asks_for_function(module):
-        for which, place in (("q", "queries"), ("k", "keys")):
+        rotated: dict[str, AttentionPlace] = {"q": "queries", "k": "keys"}
+        for which, place in rotated.items():
             yield part.view.spec(
                 f"{name}.hook_rot_{which}", _BY_HEAD, f"{place} as scores are made of them",
                 InsideAttention(module, place),
             )  # fmt: skip
-    meanings = {
-        "attn_scores": "scores, scaled and masked, before softmax",
-        "pattern": "how much each position attends to each",
+    matrices: dict[str, tuple[AttentionPlace, str]] = {
+        "attn_scores": ("scores", "scores, scaled and masked, before softmax"),
+        "pattern": ("pattern", "how much each position attends to each"),
     }
-    for which, meaning in meanings.items():
+    for which, (place, meaning) in matrices.items():
         yield part.view.spec(
             f"{name}.hook_{which}", "batch head query_pos key_pos", meaning,
-            InsideAttention(module, which.removeprefix("attn_")),
+            InsideAttention(module, place),
         )  # fmt: skip
 
 

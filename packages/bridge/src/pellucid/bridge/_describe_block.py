@@ -1,16 +1,18 @@
 """The activations of one block, in the order of a forward pass."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from pellucid.bridge._describe_attention import describe_attention
 from pellucid.bridge._describe_mlp import describe_mlp
 from pellucid.bridge._describe_parts import STREAM, BlockView
 from pellucid.bridge._record import Mixer, Stack
 from pellucid.bridge._table import HookSpec
-from pellucid.bridge._taps import Passing, ResidualMiddle
+from pellucid.bridge._taps import Passing, ResidualMiddle, RowsOf
+from pellucid.bridge._weights import width_in
 
 
 def describe_block(block: nn.Module, stack: Stack, number: int, config: Any) -> Iterator[HookSpec]:
@@ -70,5 +72,20 @@ def _describe_mixer(view: BlockView, record: Mixer) -> Iterator[HookSpec]:
     if attention is None or view.find(attention.path) is None:
         yield from view.norm("ln1", view.record.ln1)
     yield from view.leaf(record.name, module)
-    for name, path in record.parts.items():
-        yield from view.leaf(f"{record.name}.{name}", view.find(path, module))
+    parts = {name: view.find(path, module) for name, path in record.parts.items()}
+    for name, part in parts.items():
+        specs = view.leaf(f"{record.name}.{name}", part)
+        if _is_by_head(part, parts.get("out_proj")):
+            specs = (
+                replace(s, shape="batch pos head d_head", tap=RowsOf(s.tap, view.block, True))
+                for s in specs
+            )
+        yield from specs
+
+
+def _is_by_head(part: nn.Module | None, out: nn.Module | None) -> bool:
+    """Say whether a norm is for each head what the projection after it takes together."""
+    weight, width = getattr(part, "weight", None), None if out is None else width_in(out)
+    if not isinstance(weight, Tensor) or weight.ndim != 1 or width is None:
+        return False
+    return len(weight) < width and not width % len(weight)

@@ -4,17 +4,19 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from pellucid.bridge._describe_parts import STREAM, BlockView
+from pellucid.bridge._describe_parts import STREAM, BlockView, name_input
 from pellucid.bridge._record import Mlp
 from pellucid.bridge._table import HookSpec
 from pellucid.bridge._taps import Passing, ResidualMiddle, Scaled, Tap
+from pellucid.bridge._torch_hooks import Side
 from pellucid.bridge._views import Span, View, Whole
 from pellucid.bridge._weights import width_out
 
+_WHOLE = Whole()
 _ROUTED = {
-    "logits": ("mlp.router.hook_out", "token expert", "logits of the experts"),
-    "weights": ("mlp.hook_expert_weights", "token k", "weights of the experts chosen"),
-    "indices": ("mlp.hook_expert_indices", "token k", "which experts were chosen"),
+    "logits": ("mlp.router.hook_out", "batch pos expert", "logits of the experts"),
+    "weights": ("mlp.hook_expert_weights", "batch pos k", "weights of the experts chosen"),
+    "indices": ("mlp.hook_expert_indices", "batch pos k", "which experts were chosen"),
 }
 
 
@@ -41,7 +43,8 @@ def describe_mlp(view: BlockView, before: str) -> Iterator[HookSpec]:
         )  # fmt: skip
     yield from view.norm("ln2", view.record.ln2)
     if record.path:
-        yield view.spec("mlp.hook_in", STREAM, "what the MLP takes", Passing(module, "before"))
+        tap = _pass(view, module, "before")
+        yield view.spec("mlp.hook_in", STREAM, "what the MLP takes", tap)
     yield from _describe_hidden(view, record, module)
     yield from _describe_experts(view, record, module)
     yield from _describe_output(view, record, module)
@@ -56,49 +59,45 @@ def _describe_middle(view: BlockView, name: str, reader: nn.Module) -> HookSpec:
         norm = view.find(path)
         tap = Passing(norm, "after") if norm is not None else tap
     what = "attention to the encoder" if name == "hook_resid_mid2" else "attention"
+    tap = view.rows(tap) if view.has_rows else tap
     return view.spec(name, STREAM, f"residual stream between {what} and MLP", tap)
+
+
+def _pass(view: BlockView, module: nn.Module, side: Side, part: View = _WHOLE) -> Tap:
+    tap = Passing(module, side, part)
+    return view.rows(tap) if view.has_rows else tap
 
 
 def _describe_hidden(view: BlockView, record: Mlp, module: nn.Module) -> Iterator[HookSpec]:
     fused = view.find(record.gate_in, module)
     half = width_out(fused) if fused is not None else None
     if fused is not None and half is not None:
-        yield _taken(view, record, "mlp.gate_in", fused)
+        yield _taken(view, "mlp.gate_in", fused)
         gate, linear = Span(0, half // 2), Span(half // 2, half)
-        yield _neurons(view, record, "mlp.gate.hook_out", fused, gate)
-        yield _neurons(view, record, "mlp.in.hook_out", fused, linear, is_linear=True)
+        yield _neurons(view, "mlp.gate.hook_out", fused, gate)
+        yield _neurons(view, "mlp.in.hook_out", fused, linear, is_linear=True)
     gate, inner = view.find(record.gate, module), view.find(record.in_, module)
     if gate is not None:
-        yield _taken(view, record, "mlp.gate", gate)
-        yield _neurons(view, record, "mlp.gate.hook_out", gate)
+        yield _taken(view, "mlp.gate", gate)
+        yield _neurons(view, "mlp.gate.hook_out", gate)
     if inner is not None:
-        yield _taken(view, record, "mlp.in", inner)
-        yield _neurons(view, record, "mlp.in.hook_out", inner, is_linear=gate is not None)
+        yield _taken(view, "mlp.in", inner)
+        yield _neurons(view, "mlp.in.hook_out", inner, is_linear=gate is not None)
 
 
-def _taken(view: BlockView, record: Mlp, name: str, module: nn.Module) -> HookSpec:
-    tap = Passing(module, "before", rows_of=_rows(view, record))
-    return view.spec(f"{name}.hook_in", STREAM, f"what {name} takes", tap)
-
-
-def _rows(view: BlockView, record: Mlp) -> nn.Module | None:
-    return view.block if record.is_flat else None
+def _taken(view: BlockView, name: str, module: nn.Module) -> HookSpec:
+    shape = name_input(module, view.width)
+    return view.spec(f"{name}.hook_in", shape, f"what {name} takes", _pass(view, module, "before"))
 
 
 def _neurons(
-    view: BlockView,
-    record: Mlp,
-    name: str,
-    module: nn.Module,
-    part: View | None = None,
-    *,
-    is_linear: bool = False,
+    view: BlockView, name: str, module: nn.Module, part: View = _WHOLE, *, is_linear: bool = False
 ) -> HookSpec:
-    tap = Passing(module, "after", part or Whole(), rows_of=_rows(view, record))
     if is_linear:
         meaning, alias = "what the activated half is multiplied by", "mlp.hook_pre_linear"
     else:
         meaning, alias = "neurons before the activation function", "mlp.hook_pre"
+    tap = _pass(view, module, "after", part)
     return view.spec(name, "batch pos d_mlp", meaning, tap, aliases=(alias,))
 
 
@@ -106,8 +105,9 @@ def _describe_experts(view: BlockView, record: Mlp, module: nn.Module) -> Iterat
     router = view.find(record.router, module)
     if router is not None:
         yield view.spec(
-            "mlp.router.hook_in", STREAM, "what the router takes", Passing(router, "before")
-        )
+            "mlp.router.hook_in", STREAM, "what the router takes",
+            view.rows(Passing(router, "before")),
+        )  # fmt: skip
         gives = ("logits",) if isinstance(router, nn.Linear) else record.router_gives
         for item, kind in enumerate(gives):
             if kind is not None:
@@ -115,31 +115,32 @@ def _describe_experts(view: BlockView, record: Mlp, module: nn.Module) -> Iterat
                 if kind == "logits" and len(gives) > 1:
                     # The router has chosen by then: what it hands on are weights and indices.
                     meaning += ", to read; to change the choice, change weights and indices"
-                yield view.spec(name, shape, meaning, Passing(router, "after", item=item))
-    yield from view.leaf("mlp.experts", view.find(record.experts, module))
+                tap = view.rows(Passing(router, "after", item=item))
+                yield view.spec(name, shape, meaning, tap)
+    yield from view.leaf("mlp.experts", view.find(record.experts, module), has_rows=True)
 
 
 def _describe_output(view: BlockView, record: Mlp, module: nn.Module) -> Iterator[HookSpec]:
     out = view.find(record.out, module)
-    rows = _rows(view, record)
     is_last = view.record.ln2_post is None or view.record.is_post_norm
     alias = ("hook_mlp_out",) if is_last and view.factor is None else ()
     is_on_projection = out is not None and (record.adds_residual or not record.path)
     if out is not None:
         yield view.spec(
             "mlp.out.hook_in", "batch pos d_mlp", "neurons after the activation function",
-            Passing(out, "before", rows_of=rows), aliases=("mlp.hook_post",),
+            _pass(view, out, "before"), aliases=("mlp.hook_post",),
         )  # fmt: skip
         yield view.spec(
             "mlp.out.hook_out", STREAM, "what the neurons write",
-            Passing(out, "after", rows_of=rows), aliases=alias if is_on_projection else (),
+            _pass(view, out, "after"), aliases=alias if is_on_projection else (),
         )  # fmt: skip
     for extra, path in record.extra.items():
-        yield from view.leaf(f"mlp.{extra}", view.find(path, module))
+        has_rows = view.has_rows or record.experts is not None
+        yield from view.leaf(f"mlp.{extra}", view.find(path, module), has_rows=has_rows)
     if not record.path:
         return
     yield view.spec(
-        "mlp.hook_out", STREAM, "what the MLP gives", Passing(module, "after", rows_of=rows),
+        "mlp.hook_out", STREAM, "what the MLP gives", _pass(view, module, "after"),
         aliases=() if is_on_projection else alias,
     )  # fmt: skip
     if view.factor is not None and is_last:

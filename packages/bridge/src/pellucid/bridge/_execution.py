@@ -1,28 +1,25 @@
 """One run of a model with hooks: installs what a plan needs, and takes it away again."""
 
 import dataclasses
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar, Token
 from types import TracebackType
-from typing import Any, Literal, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
+
+from pellucid.bridge._readings import AttentionPlace
+from pellucid.bridge._torch_hooks import HookSet, HookSite, Side
 
 Scratch: TypeAlias = dict[Any, Any]
 """What the steps of one run tell each other, by module and purpose."""
 
-Side: TypeAlias = Literal["before", "after"]
 StepFunction: TypeAlias = Callable[[Tensor, Scratch], Tensor]
 Enter: TypeAlias = Callable[["Execution"], Callable[[], None]]
 """What a run does at its start; returns what undoes it."""
 
 # Names under which modules of transformers take their main input, when not as first argument.
 _MAIN_ARGUMENTS = ("hidden_states", "inputs_embeds", "input_ids", "input", "x", "states")
-_LOCK = threading.Lock()
-
 _ACTIVE: "ContextVar[Execution | None]" = ContextVar("pellucid_bridge_execution", default=None)
 
 
@@ -53,6 +50,7 @@ class AttentionSteps:
         keys: The same for keys.
         scores: Functions of the masked scores, of shape (batch, head, query_pos, key_pos).
         pattern: Functions of what softmax makes of them.
+        slots: Which of these a run that changes nothing only has to note, and where in its notes.
     """
 
     module: nn.Module
@@ -60,6 +58,22 @@ class AttentionSteps:
     keys: tuple[Callable[[Tensor], Tensor], ...] = ()
     scores: tuple[Callable[[Tensor], Tensor], ...] = ()
     pattern: tuple[Callable[[Tensor], Tensor], ...] = ()
+    slots: Mapping[AttentionPlace, int] = dataclasses.field(
+        default_factory=dict[AttentionPlace, int]
+    )
+
+
+@runtime_checkable
+class Installable(Protocol):
+    """What a run puts on a model."""
+
+    def install(self) -> None:
+        """Put it there, unless another run has."""
+        ...
+
+    def remove(self) -> None:
+        """Take it away, unless another run still needs it."""
+        ...
 
 
 class Plan:
@@ -77,50 +91,24 @@ class Plan:
         for held in steps:
             site = sites.setdefault((held.module, held.side), {})
             site.setdefault(held.item, []).append(held.function)
-        # Numbers of torch's own, so that they are no other hook's.
-        self._sites: list[tuple[Any, Side, int, Callable[..., Any]]] = [
-            (module, side, RemovableHandle(OrderedDict()).id, self._hook(side, at))
-            for (module, side), at in sites.items()
-        ]
-        self._users = 0
+        self._hooks = HookSet(self._find_hooks(sites))
+        self.install, self.remove = self._hooks.install, self._hooks.remove
 
-    def install(self) -> None:
-        """Put the hooks on the modules, unless another run has."""
-        with _LOCK:
-            self._users += 1
-            if self._users > 1:
-                return
-            # What torch's register_forward_hook does, without a handle for each: a cache of all
-            # activations has hundreds of hooks, and as many handles would take as long as a run.
-            for module, side, number, hook in self._sites:
-                if side == "before":
-                    module._forward_pre_hooks[number] = hook
-                    module._forward_pre_hooks_with_kwargs[number] = True
-                else:
-                    module._forward_hooks[number] = hook
-
-    def remove(self) -> None:
-        """Take the hooks away, unless another run still needs them."""
-        with _LOCK:
-            self._users -= 1
-            if self._users:
-                return
-            for module, side, number, _ in self._sites:
-                if side == "before":
-                    module._forward_pre_hooks.pop(number, None)
-                    module._forward_pre_hooks_with_kwargs.pop(number, None)
-                else:
-                    module._forward_hooks.pop(number, None)
-
-    def _hook(self, side: Side, functions: dict[int, list[StepFunction]]) -> Callable[..., Any]:
-        return self._before(functions[0]) if side == "before" else self._after(functions)
+    def _find_hooks(
+        self, sites: dict[tuple[nn.Module, Side], dict[int, list[StepFunction]]]
+    ) -> Iterator[HookSite]:
+        for (module, side), functions in sites.items():
+            if side == "before":
+                yield module, side, self._before(functions[0])
+            else:
+                yield module, side, self._after(functions)
 
     def _before(self, functions: list[StepFunction]) -> Callable[..., Any]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             run = _ACTIVE.get()
             if run is None or run.plan is not self:
                 return None
-            name = None if args else next((n for n in _MAIN_ARGUMENTS if n in kwargs), None)
+            name = None if args else _name_main(kwargs)
             given = args[0] if name is None else kwargs[name]
             made = given
             for function in functions:
@@ -134,7 +122,7 @@ class Plan:
         return hook
 
     def _after(self, functions: dict[int, list[StepFunction]]) -> Callable[..., Any]:
-        def hook(module: nn.Module, args: Any, output: Any) -> Any:
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
             run = _ACTIVE.get()
             if run is None or run.plan is not self:
                 return None
@@ -159,18 +147,21 @@ class Execution:
         enter: Further things to do at the start; each returns what undoes it.
         step: Which step of generation the run is.
         owner: Whose run it is.
+        notes: Where a plan that notes what passes writes it.
     """
 
     def __init__(
         self,
-        plan: Plan | None = None,
+        plan: Installable | None = None,
         fire: Callable[[str, Tensor], Tensor] | None = None,
         enter: Sequence[Enter] = (),
         *,
         step: int | None = None,
         owner: object = None,
+        notes: list[Any] | None = None,
     ) -> None:
         self.plan = plan
+        self.notes: list[Any] = [] if notes is None else notes
         self.fire = fire
         self._enter = enter
         self.step = step
@@ -240,6 +231,12 @@ class Slot:
         return value if run is None or run.fire is None else run.fire(self.name, value)
 
 
+def find_main(kwargs: Mapping[str, Any]) -> Any:
+    """Return a module's main input, where it is given by name; None if it has none."""
+    name = _name_main(kwargs)
+    return None if name is None else kwargs[name]
+
+
 def active_execution() -> Execution | None:
     """Return the run whose hooks are in force here, if there is one."""
     return _ACTIVE.get()
@@ -264,6 +261,10 @@ def count_suspended(owner: object) -> int:
         n += active.is_suspended and active.owner is owner
         active = active.parent
     return n
+
+
+def _name_main(kwargs: Mapping[str, Any]) -> str | None:
+    return next((name for name in _MAIN_ARGUMENTS if name in kwargs), None)
 
 
 def _apply(output: Any, item: int, functions: list[StepFunction], scratch: Scratch) -> Any:

@@ -353,7 +353,7 @@ class _Collector:
 
     def finish(self) -> ActivationCache:
         """Return a cache of all positions."""
-        steps = [writer.held for writer in self._writers]
+        steps = [writer.finish() for writer in self._writers]
         # Without keys and values from before, every step computes all positions, the last one all
         # there are.
         held = (

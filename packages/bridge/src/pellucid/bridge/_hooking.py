@@ -213,7 +213,9 @@ class Hooking(Naming):
         if not functions:
             yield
             return
-        with compile_execution(functions, self._table, self._points, step=step, plans=self._plans):
+        with compile_execution(
+            functions, self._table, self._points, enter=self._enter(), step=step, plans=self._plans
+        ):
             yield
 
     # Caching.

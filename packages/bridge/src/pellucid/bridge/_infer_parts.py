@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pellucid.bridge._probe import Trace, is_same, is_sum
+from pellucid.bridge._probe import N_TOKENS, Trace, is_same, is_sum
 from pellucid.bridge._record import Attention, Mixer, Mlp, RouterItem
 
 _NORM = re.compile(r"norm|^ln|_ln|layer_?norm", re.IGNORECASE)
@@ -66,12 +66,19 @@ def read_attention(module: nn.Module, path: str, trace: Trace, *, outside: str |
     if latent is not None:
         chosen |= dict.fromkeys("kv")
     o = outside or _find_output(module, inner, linears, {fused, latent, *chosen.values()}, trace)
+    called = {p: m for p, m in module.named_modules() if p and trace.has(m)}
     norms = {
-        w: next((p for p in inner if re.search(rf"(^|\.){w}(uery|ey)?_?(layer)?_?norm", p)), None)
+        w: next((p for p in called if re.search(rf"(^|\.){w}(uery|ey)?_?(layer)?_?norm", p)), None)
         for w in "qk"
     }
     held = {fused, latent, o, *chosen.values(), *norms.values()}
-    extra = {p.replace(".", "_"): p for p in inner if p not in held and _is_worth(inner[p])}
+    # A norm may be made of several, one for each head: StableLM.
+    parts = tuple(f"{norm}." for norm in norms.values())
+    extra = {
+        p.replace(".", "_"): p
+        for p in inner
+        if p not in held and not p.startswith(parts) and _is_worth(inner[p])
+    }
     return Attention(
         path=path,
         q=chosen["q"],
@@ -82,6 +89,7 @@ def read_attention(module: nn.Module, path: str, trace: Trace, *, outside: str |
         o=o,
         q_norm=norms["q"],
         k_norm=norms["k"],
+        heads_first=_takes_heads_first([called[p] for p in norms.values() if p], trace),
         adds_residual=o is not None and outside is None and _adds_residual(module, inner[o], trace),
         extra=MappingProxyType(extra),
     )
@@ -108,6 +116,14 @@ def _find_output(
     # What reads attention's own input is one more projection into it, not the way out.
     reads_input = last is None or any(is_same(last.taken, a) for a in call.arguments)
     return None if reads_input else free[-1]
+
+
+def _takes_heads_first(norms: list[nn.Module], trace: Trace) -> bool:
+    """Say whether norms take (batch, head, pos, ...): a number of positions tells positions."""
+    shapes = [
+        call.taken.shape for m in norms if (call := trace.first(m)) and call.taken is not None
+    ]
+    return any(len(shape) == 4 and shape[1] != N_TOKENS == shape[2] for shape in shapes)
 
 
 def _is_worth(module: nn.Module) -> bool:

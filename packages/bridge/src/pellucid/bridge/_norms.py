@@ -2,6 +2,7 @@
 
 import dataclasses
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 # Relative to the largest entry; a layer in bfloat16 rounds to 8 bits.
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-5, torch.float16: 1e-2, torch.bfloat16: 3e-2}
 _EPSILONS = ("variance_epsilon", "eps", "epsilon", "norm_eps")
+_FOUND: "WeakKeyDictionary[nn.Module, NormFormula]" = WeakKeyDictionary()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +54,16 @@ def find_formula(layer: nn.Module, width: int) -> NormFormula | None:
         layer: A normalisation layer.
         width: Of its input's last axis.
     """
+    eps = next((float(v) for v in _read_epsilons(layer)), 1e-5)
+    found = _FOUND.get(layer)
+    if found is None or found.eps != eps:
+        found = _try_formulas(layer, width, eps)
+        if found is not None:
+            _FOUND[layer] = found
+    return found
+
+
+def _try_formulas(layer: nn.Module, width: int, eps: float) -> NormFormula | None:
     weight = next(layer.parameters(), None)
     if weight is None:
         device, dtype = torch.device("cpu"), torch.float32
@@ -61,11 +73,11 @@ def find_formula(layer: nn.Module, width: int) -> NormFormula | None:
         device, dtype, width = weight.device, weight.dtype, len(weight)
     generator = torch.Generator().manual_seed(0)
     probe = torch.randn(2, 3, width, generator=generator).add_(0.5).to(device, dtype)
-    eps = next((float(v) for v in _read_epsilons(layer)), 1e-5)
     with torch.no_grad():
         # Past the layer's hooks: nobody is to see the probe.
         made = layer.forward(probe)
-        for is_centred in (False, True):
+        # Where weights are zero, nothing tells the formulas apart but what torch calls the layer.
+        for is_centred in (True,) if isinstance(layer, nn.LayerNorm) else (False, True):
             for offset in (0.0, 1.0):
                 formula = NormFormula(is_centred=is_centred, offset=offset, eps=eps)
                 tried = formula.finish(formula.centre(probe) / formula.scale(probe), layer, dtype)

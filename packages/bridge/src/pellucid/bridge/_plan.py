@@ -4,24 +4,35 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from pellucid.bridge._attention import enter_attention, merge_steps
 from pellucid.bridge._execution import AttentionSteps, Enter, Execution, Plan, Slot, Step
+from pellucid.bridge._notes import NotePlan, Notes
 from pellucid.bridge._points import Direction, Firing, HookFunction, HookPoint
 from pellucid.bridge._table import HookTable
 
 # How many sets of names a bridge remembers the plans of.
 _N_PLANS = 64
 
-CompiledSteps: TypeAlias = tuple[Plan, dict[nn.Module, AttentionSteps]]
-Plans: TypeAlias = dict[frozenset[str], CompiledSteps]
+_Compiled: TypeAlias = tuple[Plan | NotePlan, tuple[Enter, ...]]
+Plans: TypeAlias = dict[tuple[frozenset[str], str], _Compiled]
 """Plans by the names of the activations concerned: which functions there are is a run's affair."""
 
 
 @runtime_checkable
 class Recorder(Protocol):
     """What keeps activations of a run, after all functions have had them."""
+
+    @property
+    def takes_notes(self) -> bool:
+        """Whether it wants activations just as they are, in the memory where they are."""
+        ...
+
+    def take_notes(self, plan: Any) -> Notes:
+        """Return the empty notes of a run by such a plan; what they hold at its end is kept."""
+        ...
 
     def record(self, name: str, value: Tensor) -> Tensor:
         """Keep an activation; returns it."""
@@ -74,6 +85,12 @@ class Functions:
             return self.recorded
         return self.recorded.union(self.forward, self.backward)
 
+    @property
+    def only_notes(self) -> bool:
+        """Whether nothing is to be done but to keep activations as they are."""
+        takes_notes = self.recorder is not None and self.recorder.takes_notes
+        return takes_notes and not self.forward and not self.backward
+
     def restrict(self, names: Iterable[str]) -> "Functions":
         """Return those that are called at some names."""
         kept = frozenset(names)
@@ -113,28 +130,50 @@ def compile_execution(
     """
     names = functions.names()
     first, final = tuple(further), tuple(last)
-    known = None if plans is None or first or final else plans.get(names)
-    if known is None:
-        known = _compile(names, table, first, final)
-        if plans is not None and not first and not final:
-            if len(plans) >= _N_PLANS:
-                plans.clear()
-            plans[names] = known
-    plan, inside = known
+    if first or final:
+        plan, inside = _compile(names, table, first, final)
+        fire = _fire(functions, points)
+        return Execution(plan, fire, (*enter, *inside), step=step, owner=points)
+    if functions.recorder is not None and functions.only_notes:
+        is_tracked = not torch.is_inference_mode_enabled()
+        key = (names, "tracked notes" if is_tracked else "notes")
+        plan, inside = _look_up(plans, key, lambda: _compile_notes(names, table, is_tracked))
+        notes = functions.recorder.take_notes(plan)
+        return Execution(plan, None, (*enter, *inside), step=step, owner=points, notes=notes)
+    plan, inside = _look_up(plans, (names, "steps"), lambda: _compile(names, table, (), ()))
     fire = _fire(functions, points)
-    entering = (*enter, *enter_attention(inside)) if inside else tuple(enter)
-    return Execution(plan, fire, entering, step=step, owner=points)
+    return Execution(plan, fire, (*enter, *inside), step=step, owner=points)
+
+
+def _compile_notes(names: frozenset[str], table: HookTable, is_tracked: bool) -> _Compiled:
+    readings = {name: table[name].tap.reading() for name in table.order(names)}
+    plan = NotePlan(readings, is_tracked=is_tracked)
+    return plan, tuple(enter_attention(plan.attention))
+
+
+def _look_up(
+    plans: Plans | None, key: tuple[frozenset[str], str], make: Callable[[], _Compiled]
+) -> _Compiled:
+    if plans is None:
+        return make()
+    known = plans.get(key)
+    if known is None:
+        known = make()
+        if len(plans) >= _N_PLANS:
+            plans.clear()
+        plans[key] = known
+    return known
 
 
 def _compile(
     names: frozenset[str], table: HookTable, first: tuple[Step, ...], last: tuple[Step, ...]
-) -> CompiledSteps:
+) -> _Compiled:
     steps: list[Step] = []
     inside: list[AttentionSteps] = []
     for name in table.order(names):
         for made in table[name].tap.steps(Slot(name)):
             (steps if isinstance(made, Step) else inside).append(made)  # pyright: ignore[reportArgumentType] - one list each
-    return Plan([*first, *steps, *last]), merge_steps(inside)
+    return Plan([*first, *steps, *last]), tuple(enter_attention(merge_steps(inside)))
 
 
 def _fire(functions: Functions, points: Mapping[str, HookPoint]) -> Callable[[str, Tensor], Tensor]:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_N_TOKENS = 3
+N_TOKENS = 3
 
 
 @dataclasses.dataclass(eq=False)
@@ -100,7 +100,7 @@ def probe_inputs(model: Any) -> dict[str, Any]:
     text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
     top = max(int(getattr(text_config, "vocab_size", 8)) - 1, 1)
     device = next(model.parameters()).device
-    ids = torch.tensor([[5, 6, 7]], device=device).clamp(max=top)[:, :_N_TOKENS]
+    ids = torch.tensor([[5, 6, 7]], device=device).clamp(max=top)[:, :N_TOKENS]
     if getattr(config, "is_encoder_decoder", False):
         return {"input_ids": ids, "decoder_input_ids": ids, "use_cache": False}
     return {"input_ids": ids}

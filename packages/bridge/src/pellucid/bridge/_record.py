@@ -41,6 +41,7 @@ class Attention:
         kv: The projection of a latent to each head's key and value, key first: DeepSeek.
         o: Output projection.
         q_norm: Norm of the queries, if there is one; k_norm likewise.
+        heads_first: Whether these two take heads before positions: Gemma 3.
         adds_residual: Whether the module's output holds the residual stream already.
         extra: Further modules worth hooking, name to path.
     """
@@ -55,6 +56,7 @@ class Attention:
     o: str | None = None
     q_norm: str | None = None
     k_norm: str | None = None
+    heads_first: bool = False
     adds_residual: bool = False
     extra: Mapping[str, str] = _nothing()
 

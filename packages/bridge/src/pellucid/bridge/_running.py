@@ -156,8 +156,7 @@ class Running(Hooking):
                 self.clear_contexts()
         if incl_bwd:
             _run_backwards(output)
-        writer.check()
-        cache = ActivationCache(writer.held, self)
+        cache = ActivationCache(writer.finish(), self)
         if remove_batch_dim:
             cache.remove_batch_dim()
         if return_cache_object:
@@ -233,12 +232,14 @@ class Running(Hooking):
             active = active_execution()
             if not functions and (active is None or active.is_suspended):
                 return None
-            return compile_execution(functions, self._table, self._points, plans=self._plans)
+            return compile_execution(
+                functions, self._table, self._points, enter=self._enter(), plans=self._plans
+            )
         blocks = self._single_stack()
         functions = functions.restrict(self._reached(functions.names(), start, stop))
         first: list[Step] = []
         last: list[Step] = []
-        enter: list[Enter] = []
+        enter: list[Enter] = [*self._enter()]
         if start is not None and inputs.residual is not None:
             number = place_layer(start, len(blocks), "start_at_layer")
             if number == len(blocks):

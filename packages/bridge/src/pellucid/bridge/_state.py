@@ -8,15 +8,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from pellucid.bridge._compiled import run_eagerly
 from pellucid.bridge._config import TransformerBridgeConfig
 from pellucid.bridge._describe import describe_model, list_blocks
+from pellucid.bridge._execution import Enter
 from pellucid.bridge._infer import infer_architecture
 from pellucid.bridge._plan import Functions, Plans
 from pellucid.bridge._points import HookPoint
 from pellucid.bridge._record import Architecture
 from pellucid.bridge._registry import find_record
 from pellucid.bridge._table import HookTable
-from pellucid.bridge._taps import Passing
+from pellucid.bridge._taps import Passing, RowsOf
 
 
 class BridgeState(nn.Module):
@@ -78,6 +80,11 @@ class BridgeState(nn.Module):
             )
         return found
 
+    def _enter(self) -> tuple[Enter, ...]:
+        """Return what every run with hooks does at its start."""
+        blocks = (block for stack in self._stacks.values() for block in stack)
+        return run_eagerly((self.original_model, *blocks))
+
     def _first_stack(self) -> Sequence[nn.Module]:
         return next(iter(self._stacks.values()))
 
@@ -93,7 +100,7 @@ def _find_components(table: HookTable) -> MappingProxyType[str, nn.Module | None
         owner, _, place = name.rpartition(".")
         if not owner:
             continue
-        tap = spec.tap
+        tap = spec.tap.tap if isinstance(spec.tap, RowsOf) else spec.tap
         module = None
         if isinstance(tap, Passing) and (
             place == "hook_in" or (place == "hook_out" and tap.is_whole)

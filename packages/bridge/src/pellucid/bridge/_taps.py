@@ -2,15 +2,23 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from pellucid.bridge._errors import HookError
-from pellucid.bridge._execution import AttentionSteps, Scratch, Side, Step, StepFunction
+from pellucid.bridge._execution import (
+    AttentionSteps,
+    Scratch,
+    Step,
+    StepFunction,
+    active_execution,
+)
 from pellucid.bridge._norms import NormFormula, find_formula
-from pellucid.bridge._views import Heads, View, Whole
+from pellucid.bridge._readings import AttentionPlace, Reading, Source, same
+from pellucid.bridge._torch_hooks import Side
+from pellucid.bridge._views import Heads, HeadsFirst, Latent, Positions, View, Whole
 from pellucid.bridge._weights import bias_of, weight_in_out
 
 Fire = Callable[[Tensor], Tensor]
@@ -26,6 +34,10 @@ class Tap(Protocol):
         """Return what to install."""
         ...
 
+    def reading(self) -> Reading:
+        """Return how the activation follows from what passes, where nothing is changed."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Passing:
@@ -36,41 +48,74 @@ class Passing:
         side: What it takes, or what it gives.
         view: Which part.
         item: Which element, if the module gives a tuple.
-        rows_of: The block whose positions the module holds in one row, sample after sample.
     """
 
     module: nn.Module
     side: Side
     view: View = _WHOLE
     item: int = 0
-    rows_of: nn.Module | None = None
 
     @property
     def is_whole(self) -> bool:
         """Whether nothing of the module's tensor is left out."""
-        return isinstance(self.view, (Whole, Heads)) and not self.item
+        view = self.view.view if isinstance(self.view, Latent) else self.view
+        return isinstance(view, (Whole, Heads, HeadsFirst, Positions)) and not self.item
 
     def steps(self, fire: Fire) -> Iterable[Step]:
         """Fire on the tensor as it passes."""
-        if self.rows_of is None:
-            return [Step(self.module, self.side, _through(self.view, fire), self.item)]
-        key = (self.rows_of, "shape")
+        return [Step(self.module, self.side, _through(self.view, fire), self.item)]
+
+    def reading(self) -> Reading:
+        """Read the part."""
+        derive = same if isinstance(self.view, Whole) else self.view.get
+        return Reading((Source(self.module, self.side, self.item),), derive)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RowsOf:
+    """What holds the positions of all samples in one row, one sample after another, by sample.
+
+    Attributes:
+        tap: What is seen so.
+        block: The block that it is a part of, which takes samples and positions apart.
+        has_more: Whether there are several rows for each position: heads, say.
+    """
+
+    tap: Tap
+    block: nn.Module
+    has_more: bool = False
+
+    def steps(self, fire: Fire) -> Iterable[Step | AttentionSteps]:
+        """Fire on the samples apart."""
+        key = (self.block, "shape")
 
         def remember(stream: Tensor, scratch: Scratch) -> Tensor:
             scratch[key] = stream.shape[:2]
             return stream
 
-        def step(whole: Tensor, scratch: Scratch) -> Tensor:
-            if whole.ndim > 2:
-                return _through(self.view, fire)(whole, scratch)
-            rows = whole.unflatten(0, scratch[key])
-            made = _through(self.view, fire)(rows, scratch)
-            return whole if made is rows else made.reshape(whole.shape)
+        def fire_by_sample(rows: Tensor) -> Tensor:
+            run = active_execution()
+            seen = rows if run is None else self._part(rows, run.scratch[key])
+            made = fire(seen)
+            return rows if made is seen else made.reshape(rows.shape)
 
-        return [
-            Step(self.rows_of, "before", remember),
-            Step(self.module, self.side, step, self.item),
-        ]
+        return [Step(self.block, "before", remember), *self.tap.steps(fire_by_sample)]
+
+    def reading(self) -> Reading:
+        """Read the samples apart."""
+        inner = self.tap.reading()
+
+        def derive(stream: Tensor, *given: Any) -> Tensor:
+            return self._part(inner.derive(*given), stream.shape[:2])
+
+        sources = (Source(self.block, "before"), *inner.sources)
+        return Reading(sources, derive, inner.needs_weights)
+
+    def _part(self, rows: Tensor, shape: Iterable[int]) -> Tensor:
+        # Some parts get rows from one release of an architecture and not from another.
+        if rows.ndim > 2:
+            return rows
+        return rows.unflatten(0, (*shape, -1) if self.has_more else tuple(shape))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -116,6 +161,10 @@ class ResidualMiddle:
             Step(self.block, "after", finish),
         ]
 
+    def reading(self) -> Reading:
+        """Read what the reader takes."""
+        return Reading((Source(self.reader, "before"),), same)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scaled:
@@ -134,6 +183,10 @@ class Scaled:
 
         return [Step(self.module, "after", step)]
 
+    def reading(self) -> Reading:
+        """Read the product."""
+        return Reading((Source(self.module, "after"),), lambda given: given * self.factor)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class NormPart:
@@ -145,12 +198,7 @@ class NormPart:
 
     def steps(self, fire: Fire) -> Iterable[Step]:
         """Compute it from the layer's input; after a change, the layer's output from it."""
-        formula = find_formula(self.layer, self.width)
-        if formula is None:
-            raise HookError(
-                f"{type(self.layer).__name__} is neither a LayerNorm nor an RMSNorm as far as "
-                "trying it shows. Hook what it takes and gives (hook_in, hook_out) instead."
-            )
+        formula = self._formula()
         after = self._fire_scale(formula, fire) if self.is_scale else self._fire_rest(formula, fire)
 
         def keep(given: Tensor, scratch: Scratch) -> Tensor:
@@ -159,6 +207,26 @@ class NormPart:
             return given
 
         return [Step(self.layer, "before", keep), Step(self.layer, "after", after)]
+
+    def reading(self) -> Reading:
+        """Compute it from the layer's input."""
+
+        def derive(given: Tensor) -> Tensor:
+            formula = self._formula()
+            with torch.no_grad():
+                scale = formula.scale(given)
+                return scale if self.is_scale else formula.centre(given) / scale
+
+        return Reading((Source(self.layer, "before"),), derive)
+
+    def _formula(self) -> NormFormula:
+        formula = find_formula(self.layer, self.width)
+        if formula is None:
+            raise HookError(
+                f"{type(self.layer).__name__} is neither a LayerNorm nor an RMSNorm as far as "
+                "trying it shows. Hook what it takes and gives (hook_in, hook_out) instead."
+            )
+        return formula
 
     def _fire_scale(self, formula: NormFormula, fire: Fire) -> StepFunction:
         def step(output: Tensor, scratch: Scratch) -> Tensor:
@@ -202,9 +270,7 @@ class HeadResult:
             return z
 
         def step(output: Tensor, scratch: Scratch) -> Tensor:
-            z = scratch.pop(key).unflatten(-1, (self.n_heads, -1))
-            weight = weight_in_out(self.projection).unflatten(0, (self.n_heads, -1))
-            result = torch.einsum("bphd,hdm->bphm", z, weight)
+            result = self._project(scratch.pop(key))
             made = fire(result)
             if made is result:
                 return output
@@ -213,6 +279,15 @@ class HeadResult:
             return total if bias is None else total + bias
 
         return [Step(self.projection, "before", keep), Step(self.projection, "after", step)]
+
+    def reading(self) -> Reading:
+        """Compute it from what the projection takes."""
+        return Reading((Source(self.projection, "before"),), self._project, needs_weights=True)
+
+    def _project(self, gathered: Tensor) -> Tensor:
+        z = gathered.unflatten(-1, (self.n_heads, -1))
+        weight = weight_in_out(self.projection).unflatten(0, (self.n_heads, -1))
+        return torch.einsum("bphd,hdm->bphm", z, weight)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -237,7 +312,7 @@ class HeadInput:
         key = (self, "copies")
 
         def read(stream: Tensor, scratch: Scratch) -> Tensor:
-            copies = stream.unsqueeze(-2).expand(*stream.shape[:-1], self.n_heads, -1)
+            copies = self._copy(stream)
             made = fire(copies)
             scratch.pop(key, None)
             if made is not copies:
@@ -262,6 +337,13 @@ class HeadInput:
             *(Step(m, "after", project(m, view, n)) for m, view, n in self.projections),
         ]
 
+    def reading(self) -> Reading:
+        """Read the stream once for each head, in the same memory."""
+        return Reading((Source(self.reader, "before"),), self._copy)
+
+    def _copy(self, stream: Tensor) -> Tensor:
+        return stream.unsqueeze(-2).expand(*stream.shape[:-1], self.n_heads, -1)
+
     def _fit(self, copies: Tensor, n_heads: int) -> Tensor:
         if n_heads == self.n_heads:
             return copies
@@ -283,15 +365,24 @@ class InsideAttention:
 
     Attributes:
         module: The attention module.
-        place: A field of `AttentionSteps`.
+        place: Which of these.
     """
 
     module: nn.Module
-    place: str
+    place: AttentionPlace
 
     def steps(self, fire: Fire) -> Iterable[AttentionSteps]:
         """Fire inside the attention function."""
-        return [AttentionSteps(module=self.module, **{self.place: (fire,)})]
+        functions: dict[str, Any] = {self.place: (fire,)}
+        return [AttentionSteps(self.module, **functions)]
+
+    def reading(self) -> Reading:
+        """Read it, or do again what attention did."""
+
+        def derive(noted: Any) -> Tensor:
+            return noted if isinstance(noted, Tensor) else noted.read(self.place)
+
+        return Reading((Source(self.module, self.place),), derive)
 
 
 def _through(view: View, fire: Fire) -> StepFunction:

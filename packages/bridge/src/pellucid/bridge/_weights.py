@@ -34,3 +34,10 @@ def width_out(projection: nn.Module) -> int | None:
     layer: Any = projection
     found = getattr(layer, "out_features", getattr(layer, "nf", None))
     return found if isinstance(found, int) else None
+
+
+def width_in(projection: nn.Module) -> int | None:
+    """Return how wide a projection's input is, if it says."""
+    layer: Any = projection
+    found = getattr(layer, "in_features", getattr(layer, "nx", None))
+    return found if isinstance(found, int) else None

@@ -1,0 +1,46 @@
+"""How an activation follows from what modules take and give, for runs that change nothing."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
+
+from torch import Tensor, nn
+
+AttentionPlace: TypeAlias = Literal["queries", "keys", "scores", "pattern"]
+Place: TypeAlias = Literal["before", "after"] | AttentionPlace
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Something that passes during a run.
+
+    Attributes:
+        module: The module.
+        place: What it takes, what it gives, or what attention does inside of it.
+        item: Which element, if the module gives a tuple.
+    """
+
+    module: nn.Module
+    place: Place
+    item: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """An activation as a function of what passes.
+
+    Attributes:
+        sources: What it is made of.
+        derive: Takes these, in order.
+        needs_weights: Whether it also is made of weights, which may have changed when somebody
+            asks for it.
+    """
+
+    sources: tuple[Source, ...]
+    derive: Callable[..., Any]
+    needs_weights: bool = False
+
+
+def same(value: Tensor) -> Tensor:
+    """Return what passes as it is."""
+    return value
