@@ -163,6 +163,18 @@ class StackedActivations(NormedActivations):
             stack = self.apply_ln_to_stack(stack, placed, pos_slice=pos_slice)
         return (stack, labels) if return_labels else stack
 
+    def get_head_results(self, layer: int, pos_slice: Any = None) -> Float[Tensor, "*rest d_model"]:
+        """Return what each head of one layer adds to the stream, ([batch], pos, head, d_model).
+
+        Raises:
+            ArchitectureError: (a ValueError) If the layer has no attention by heads.
+        """
+        placed = layer + self.n_layers if layer < 0 else layer
+        for writer in self._writers(min(max(placed, 0) + 1, self.n_layers), False):
+            if writer.layer == placed and writer.kind == "attn" and writer.n_heads is not None:
+                return self._head_results(writer, pos_slice)
+        raise ArchitectureError(f"layer {layer!r} has no attention whose heads are known.")
+
     # Parts.
 
     def _has_middle(self, layer: int) -> bool:
