@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import normalize, rms_norm, silu
+from torch.linalg import vector_norm
+from torch.nn.functional import normalize, silu
 
 from pellucid.core import ArgumentError
+from pellucid.tptt._decoding import can_decode, decode_token
 from pellucid.tptt._masks import find_valid_tokens
 from pellucid.tptt._operator import LinearAttentionOp, check_state
 from pellucid.tptt._pool import CausalAvgPool1d
@@ -137,17 +139,46 @@ class LinearAttention(nn.Module):
                 what is remembered is of another shape.
         """
         q, k, v = self._project(x)
+        heads, size = self.read_heads(
+            q, k, v, attn_mask, use_cache=use_cache, linear_cache=linear_cache, first=first
+        )
+        out = (heads / size * math.sqrt(heads.shape[-1])).to(q.dtype)
+        if out_proj is None and not self.shared_attn:
+            out_proj = self.out_proj
+        out = out if out_proj is None else out_proj(out)
+        return self.dropout(out) if self.training else out
+
+    def read_heads(
+        self,
+        q: Float[Tensor, "batch pos _"],
+        k: Float[Tensor, "batch pos d_model"],
+        v: Float[Tensor, "batch pos d_model"],
+        attn_mask: Any = None,
+        *,
+        use_cache: bool = False,
+        linear_cache: StateStore | None = None,
+        first: int | None = None,
+    ) -> tuple[Float[Tensor, "batch pos _"], Float[Tensor, "batch pos one"]]:
+        """Return what the heads read, merged, and its length: whoever mixes it divides as well.
+
+        Args:
+            q: The queries of all heads, flat.
+            k: The keys, likewise.
+            v: The values, likewise.
+            attn_mask: As for `forward`, like all that follow.
+            use_cache: Whether to go on from the tokens before, and to remember these.
+            linear_cache: Where to remember.
+            first: The mask's column of the first token.
+        """
         valid = find_valid_tokens(attn_mask, q.shape[1], first=first)
         store = (self.linear_cache if linear_cache is None else linear_cache) if use_cache else None
         if store is not None and self.bidirectional:
             raise ArgumentError(
                 "attention in both directions has no state to go on from. Use use_cache=False."
             )
-        out = self._attend(q, k, v, valid, store)
-        out = rms_norm(out.flatten(2), (out.shape[2] * out.shape[3],), eps=_EPS).to(q.dtype)
-        if out_proj is None and not self.shared_attn:
-            out_proj = self.out_proj
-        return self.dropout(out if out_proj is None else out_proj(out))
+        heads = self._attend(q, k, v, valid, store)
+        norm = vector_norm(heads, dim=-1, keepdim=True)
+        return heads, torch.hypot(norm, norm.new_full((), math.sqrt(heads.shape[-1] * _EPS)))
 
     def _project(self, x: Sequence[Tensor] | Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self.shared_attn:
@@ -160,9 +191,22 @@ class LinearAttention(nn.Module):
     def _attend(
         self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, store: StateStore | None
     ) -> Tensor:
-        """Return the heads of each token, without those that do not count, which stay zero."""
+        """Return the merged heads of each token; those of tokens that do not count are zero."""
         if store is None:
             return self._run_valid(q, k, v, valid, None)
+        entry = store[self.layer_idx]
+        operator = self.linear_operator
+        if entry is not None and can_decode(operator, entry, k, self.num_key_value_heads):
+            out, kept = decode_token(
+                (q, k, v),
+                valid,
+                entry,
+                operator=operator,
+                pool=self.pool_g,
+                gate_granularity=self.gate_granularity,
+            )
+            store.replace(self.layer_idx, kept)
+            return out
         self._catch_up(store)
         if q.shape[1] <= _UNDO:
             return self._run_undoable(q, k, v, valid, store)
@@ -209,8 +253,8 @@ class LinearAttention(nn.Module):
             return x.gather(1, order[..., None].expand_as(x)).masked_fill(ended[..., None], 0)
 
         out = self._run(pack(q), pack(k), pack(v), lengths, store)
-        out = out.masked_fill(ended[..., None, None], 0)
-        back = torch.argsort(order, dim=1)[..., None, None].expand_as(out)
+        out = out.masked_fill(ended[..., None], 0)
+        back = torch.argsort(order, dim=1)[..., None].expand_as(out)
         return out.gather(1, back)
 
     def _run(
@@ -220,7 +264,7 @@ class LinearAttention(nn.Module):
         v: Float[Tensor, "batch pos d_model"],
         lengths: Int[Tensor, " batch"] | None,
         store: StateStore | None,
-    ) -> Float[Tensor, "batch pos head d_head"]:
+    ) -> Float[Tensor, "batch pos _"]:
         if store is not None:
             entry = store[self.layer_idx] or {}
             check_state(entry.get("recurrent_state"), self._split(q), self._split(k))
@@ -236,7 +280,7 @@ class LinearAttention(nn.Module):
         if self.bidirectional:
             parts = (_reverse(x, lengths) for x in (q, k, v, operate.compute_gate(beta)))
             out = out + _reverse(operate(*parts, lengths=lengths), lengths)
-        return out.transpose(1, 2)
+        return out.transpose(1, 2).flatten(2)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(2, (-1, self.head_dim)).transpose(1, 2)

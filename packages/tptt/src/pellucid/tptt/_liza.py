@@ -1,12 +1,13 @@
 """Linear attention injected into an attention module of a pretrained model."""
 
-from collections.abc import Mapping
+import functools
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from pellucid.core import ArgumentError
 from pellucid.tptt._layouts import find_head_sizes, require_layout
@@ -114,12 +115,9 @@ class LiZAttention(nn.Module):
             gate_granularity=gate_granularity,
         )
         self.train(base_attn.training)
-        self._names = (*self._layout.projections, *filter(None, [self._layout.out]))
-        self._hooked: tuple[tuple[nn.Module, RemovableHandle], ...] = ()
-        self._projected: list[Tensor | None] = []
-        self._linear_options: dict[str, Any] | None = None
-        self._mixes_inside = False
-        self._hook()
+        self._call = _Call()
+        self._tapped: tuple[tuple[str, nn.Module], ...] = ()
+        self._tap()
 
     @property
     def mag_weight(self) -> float:
@@ -150,32 +148,36 @@ class LiZAttention(nn.Module):
             attention_mask: Given to the base module as it is, but for `max_self_attn_length`.
             **kwargs: Given to the base module.
         """
+        base = self.base_attn
+        is_off = self.disable_linear_attn or self.mag_weight == 0
+        is_off = is_off or kwargs.get("encoder_hidden_states") is not None
+        if is_off and self.max_self_attn_length is None:
+            return base(hidden_states, attention_mask=attention_mask, **kwargs)
         cache = next((kwargs[name] for name in _CACHE_NAMES if kwargs.get(name) is not None), None)
         options = self._read_mask(attention_mask, cache)
         if self.max_self_attn_length is not None:
             attention_mask = self._narrow(attention_mask, hidden_states, options, cache)
-        crosses = kwargs.get("encoder_hidden_states") is not None
-        if self.disable_linear_attn or self.mag_weight == 0 or crosses:
-            return self.base_attn(hidden_states, attention_mask=attention_mask, **kwargs)
-        self._hook()
-        inside = self._can_mix_inside()
+        if is_off:
+            return base(hidden_states, attention_mask=attention_mask, **kwargs)
+        self._tap()
+        call = self._call
         try:
-            self._projected = [None] * len(self._layout.projections)
-            self._linear_options, self._mixes_inside = options, inside
-            returned = self.base_attn(hidden_states, attention_mask=attention_mask, **kwargs)
-            if inside:
+            call.projected = [None] * len(self._layout.projections)
+            call.options, call.mixes_inside = options, self._can_mix_inside()
+            returned = base(hidden_states, attention_mask=attention_mask, **kwargs)
+            if call.mixes_inside:
                 return returned
             first, rest = (
                 (returned[0], returned[1:]) if isinstance(returned, tuple) else (returned, None)
             )
-            linear = self._run_linear()
-            self._linear_options = None  # the projection out is now used for the linear branch
+            linear = self.linear_attn(self._read_projections(), **options)
+            call.options = None  # the projection out is now used for the linear branch
             if self._layout.out is not None:
-                linear = getattr(self.base_attn, self._layout.out)(linear)
+                linear = getattr(base, self._layout.out)(linear)
             mixed = self._mix(first, linear)
             return mixed if rest is None else (mixed, *rest)
         finally:
-            self._projected, self._linear_options = [], None
+            call.projected, call.options = [], None
 
     def extra_repr(self) -> str:
         """Name the weight in what `print` shows."""
@@ -186,13 +188,14 @@ class LiZAttention(nn.Module):
         if cache is None:
             return {"attn_mask": mask}
         memory = CacheMemory(cache)
-        layers = getattr(cache, "self_attention_cache", cache).layers
-        layer = layers[self.layer_idx] if self.layer_idx < len(layers) else None
-        first = None
-        if layer is not None and layer.get_max_length() > 0 and not layer.is_sliding:
-            first = int(layer.get_seq_length())
         self.linear_cache.follow(memory)
-        return {"attn_mask": mask, "use_cache": True, "linear_cache": memory, "first": first}
+        options = {"attn_mask": mask, "use_cache": True, "linear_cache": memory}
+        if mask is not None or self.max_self_attn_length is not None:
+            layers = getattr(cache, "self_attention_cache", cache).layers
+            layer = layers[self.layer_idx] if self.layer_idx < len(layers) else None
+            if layer is not None and layer.get_max_length() > 0 and not layer.is_sliding:
+                options["first"] = int(layer.get_seq_length())
+        return options
 
     def _narrow(self, mask: Any, x: Tensor, options: Mapping[str, Any], cache: Any) -> Any:
         assert self.max_self_attn_length is not None
@@ -220,19 +223,19 @@ class LiZAttention(nn.Module):
         """
         if self._layout.out is None or self.cross_gate or self.base_scale_attn:
             return False
+        if not self.training:
+            return True
         out = getattr(self.base_attn, self._layout.out)
-        return not (self.training and any(isinstance(m, nn.Dropout) and m.p for m in out.modules()))
+        return not any(isinstance(m, nn.Dropout) and m.p for m in out.modules())
 
-    def _run_linear(self) -> Tensor:
-        outs = [out for out in self._projected if out is not None]
-        if len(outs) < len(self._projected):
+    def _read_projections(self) -> tuple[Tensor, Tensor, Tensor]:
+        outs = [out for out in self._call.projected if out is not None]
+        if len(outs) < len(self._layout.projections):
             raise ArgumentError(
                 f"{type(self.base_attn).__name__} did not use its projections "
                 f"{', '.join(self._layout.projections)}: its linear branch has nothing to work on."
             )
-        assert self._linear_options is not None
-        q, k, v = self._layout.split(self._sizes, outs)
-        return self.linear_attn([q, k, v], **self._linear_options)
+        return self._layout.split(self._sizes, outs)
 
     def _mix(self, base: Tensor, linear: Tensor) -> Tensor:
         if self.base_scale_attn:
@@ -241,58 +244,89 @@ class LiZAttention(nn.Module):
         base, linear = (1 - self.mag_weight) * base, self.mag_weight * linear
         return base + linear + base * linear if self.cross_gate else base + linear
 
-    def _hook(self) -> None:
+    def _tap(self) -> None:
         """Read the projections where they are made, also after others have replaced them."""
         children = self.base_attn._modules
-        if self._hooked and all(
-            children[name] is hooked
-            for name, (hooked, _) in zip(self._names, self._hooked, strict=True)
-        ):
-            return
-        modules = tuple(getattr(self.base_attn, name) for name in self._names)
-        for _, handle in self._hooked:
-            handle.remove()
-        hooks: list[tuple[nn.Module, RemovableHandle]] = []
-        for place, module in enumerate(modules):
-            if place < len(self._layout.projections):
-                handle = module.register_forward_hook(_Keep(self, place))
-            else:
-                handle = module.register_forward_pre_hook(_Mix(self))
-            hooks.append((module, handle))
+        for name, tapped in self._tapped:
+            if children[name] is not tapped or "forward" not in vars(tapped):
+                break
+        else:
+            if self._tapped:
+                return
+        for _, tapped in self._tapped:
+            vars(tapped).pop("forward", None)
+        taps: dict[str, Any] = {
+            name: functools.partial(_Tap, self._call, place)
+            for place, name in enumerate(self._layout.projections)
+        }
+        if self._layout.out is not None:
+            taps[self._layout.out] = functools.partial(_Blend, self)
+        for name, tap in taps.items():
+            module = getattr(self.base_attn, name)
+            module.forward = tap(module.forward)
         # Kept out of the registry of modules: they are those of the base module.
-        object.__setattr__(self, "_hooked", tuple(hooks))
-
-    def _keep(self, place: int, out: Tensor) -> None:
-        if self._linear_options is not None:
-            self._projected[place] = out
+        found = tuple((name, getattr(self.base_attn, name)) for name in taps)
+        object.__setattr__(self, "_tapped", found)
 
     def _mix_before_projection(self, merged: Tensor) -> Tensor | None:
-        if self._linear_options is None or not self._mixes_inside:
+        options = self._call.options
+        if options is None or not self._call.mixes_inside:
             return None
-        linear = self._run_linear()
-        return (1 - self.mag_weight) * merged + self.mag_weight * linear.reshape(merged.shape)
+        heads, size = self.linear_attn.read_heads(*self._read_projections(), **options)
+        share = self.mag_weight
+        scale = share * math.sqrt(heads.shape[-1])
+        base = merged * (1 - share)
+        if base.shape != heads.shape:
+            base = base.view_as(heads)
+        mixed = torch.addcdiv(base, heads, size, value=scale)
+        same = mixed.shape == merged.shape and mixed.dtype == merged.dtype
+        return mixed if same else mixed.to(merged.dtype).view_as(merged)
 
 
-class _Keep:
-    """Keeps what a projection returns."""
+class _Call:
+    """What taps need to know of the call that is under way; no module, so quick to change."""
 
-    def __init__(self, owner: LiZAttention, place: int) -> None:
-        self._owner = owner
+    __slots__ = ("mixes_inside", "options", "projected")
+
+    def __init__(self) -> None:
+        self.projected: list[Tensor | None] = []
+        self.options: dict[str, Any] | None = None
+        self.mixes_inside = False
+
+
+class _Tap:
+    """Stands before the forward of a projection, and keeps what it returns.
+
+    A forward hook would do the same, and take longer than all that is done with it in decoding.
+    """
+
+    __slots__ = ("_call", "_forward", "_place")
+
+    def __init__(self, call: _Call, place: int, forward: Callable[..., Any]) -> None:
+        self._call = call
         self._place = place
+        self._forward = forward
 
-    def __call__(self, _module: nn.Module, _args: Any, out: Any) -> None:
-        self._owner._keep(self._place, out)  # pyright: ignore[reportPrivateUsage] - its own hook
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        out = self._forward(*args, **kwargs)
+        call = self._call
+        if call.options is not None:
+            call.projected[self._place] = out
+        return out
 
 
-class _Mix:
-    """Mixes linear attention into what a projection out is given."""
+class _Blend:
+    """Stands before the forward of a projection out, and mixes linear attention into its input."""
 
-    def __init__(self, owner: LiZAttention) -> None:
+    __slots__ = ("_forward", "_owner")
+
+    def __init__(self, owner: LiZAttention, forward: Callable[..., Any]) -> None:
         self._owner = owner
+        self._forward = forward
 
-    def __call__(self, _module: nn.Module, args: Any) -> Any:
-        mixed = self._owner._mix_before_projection(args[0])  # pyright: ignore[reportPrivateUsage] - its own hook
-        return None if mixed is None else (mixed, *args[1:])
+    def __call__(self, merged: Any, *args: Any, **kwargs: Any) -> Any:
+        mixed = self._owner._mix_before_projection(merged)  # pyright: ignore[reportPrivateUsage] - part of it
+        return self._forward(merged if mixed is None else mixed, *args, **kwargs)
 
 
 def resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:

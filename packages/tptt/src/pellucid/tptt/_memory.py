@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pellucid.core import ArgumentError
-from pellucid.tptt._states import map_tensors
+from pellucid.tptt._states import detach, map_tensors
 
 # The name of what is remembered, in the dict of a cache's layer.
 _PLACE = "pellucid_memory"
@@ -50,11 +50,11 @@ class CacheMemory:
         if _PLACE not in vars(layer) and not type(layer).__name__.startswith(_PREFIX):
             # The object stays the same: others hold on to it, and it may hold keys already.
             layer.__class__ = _remembering(type(layer))
-        kept = {name: map_tensors(value, Tensor.detach) for name, value in kwargs.items()}
+        kept = {name: map_tensors(value, detach) for name, value in kwargs.items()}
         vars(layer).setdefault(_PLACE, {}).update(kept)
 
     def replace(self, layer_idx: int, states: Mapping[str, Any]) -> None:
-        """Remember these values and nothing else."""
+        """Remember these values, which have no graphs, and nothing else."""
         vars(self._cache.layers[layer_idx])[_PLACE] = dict(states)
 
 

@@ -16,7 +16,7 @@ from pellucid.tptt._published import published_operator
 from pellucid.tptt._recurrence import linear_attention
 from pellucid.tptt._states import LCache, StateStore, take_last
 
-_GATE_FLOOR = 1e-6
+GATE_RANGE = (1e-6, 1 - 1e-6)
 COMPATS = (None, "upstream")
 
 _Four = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -122,7 +122,7 @@ class LinearAttentionOp(nn.Module):
             gate = beta[0] * beta[1]
         else:
             gate = beta[0] if self.mode.gate_type == "k" else beta[1]
-        return gate.clamp(_GATE_FLOOR, 1 - _GATE_FLOOR)
+        return gate.clamp(*GATE_RANGE)
 
     def get_cache(self, use_cache: bool) -> tuple[Tensor | None, _Four | None]:
         """Return the state, and the last queries, keys, values and gates; None for none."""

@@ -65,6 +65,22 @@ class CausalAvgPool1d(nn.Module):
             return mean
         return adaptive_avg_pool1d(mean, self.output_size)
 
+    def mean_of_last(
+        self, whole: Float[Tensor, "batch pos d_model"]
+    ) -> Float[Tensor, "batch one d_pooled"]:
+        """Return the mean for the last position alone.
+
+        Args:
+            whole: The tokens up to this one, `reach` and one of them.
+        """
+        if len(self.offsets) != whole.shape[1]:  # else these are all of them
+            last = whole.shape[1] - 1
+            whole = torch.stack([whole[:, last - offset] for offset in self.offsets], dim=1)
+        mean = whole.mean(dim=1, keepdim=True)
+        if mean.shape[-1] == self.output_size:
+            return mean
+        return adaptive_avg_pool1d(mean, self.output_size)
+
     def begin(
         self, first: Float[Tensor, "batch lag d_model"]
     ) -> Float[Tensor, "batch lag_kept d_model"]:

@@ -19,6 +19,10 @@ class StateStore(Protocol):
         """Keep values for a layer, beside what it remembers under other names."""
         ...
 
+    def replace(self, layer_idx: int, states: Mapping[str, Any]) -> None:
+        """Remember these values, which have no graphs, and nothing else."""
+        ...
+
 
 class LCache:
     """Keeps the states of linear attention layers outside of a cache of transformers.
@@ -42,8 +46,12 @@ class LCache:
 
     def update(self, layer_idx: int, **kwargs: Any) -> None:
         """Keep values for a layer, without the graphs of their gradients."""
-        kept = {name: map_tensors(value, Tensor.detach) for name, value in kwargs.items()}
+        kept = {name: map_tensors(value, detach) for name, value in kwargs.items()}
         self.inputs_states.setdefault(layer_idx, {}).update(kept)
+
+    def replace(self, layer_idx: int, states: Mapping[str, Any]) -> None:
+        """Remember these values, which have no graphs, and nothing else."""
+        self.inputs_states[layer_idx] = dict(states)
 
     def reset(self) -> None:
         """Forget everything."""
@@ -53,6 +61,11 @@ class LCache:
     def follow(self, store: StateStore) -> None:
         """Show the states of another store where there are none here."""
         self._followed = store
+
+
+def detach(x: Tensor) -> Tensor:
+    """Return a tensor without the graph of its gradient, itself if it has none."""
+    return x.detach() if x.requires_grad else x
 
 
 def map_tensors(value: Any, change: Any) -> Any:
