@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pellucid.cli._inspect_command import INSPECT_EPILOG, inspect
 from pellucid.cli._linearize_command import LINEARIZE_EPILOG, linearize
 from pellucid.cli._matrix_command import MATRIX_EPILOG, matrix
 from pellucid.cli._recipes_command import recipes_app
@@ -342,6 +343,7 @@ def optimize(
     raise typer.Exit(code)
 
 
+app.command(epilog=INSPECT_EPILOG)(inspect)
 app.command(epilog=LINEARIZE_EPILOG)(linearize)
 app.command(epilog=MATRIX_EPILOG)(matrix)
 app.add_typer(recipes_app, name="recipes")

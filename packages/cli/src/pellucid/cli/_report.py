@@ -1,15 +1,11 @@
 """The report of a run: one page that needs nothing but itself."""
 
-import functools
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined, Template
-
 from pellucid.cli._chart import Chart, Sample, draw
-from pellucid.cli._progress import count
+from pellucid.cli._pages import page_template
 from pellucid.cli._request import OPTIONS, Request, from_config, resume_command
 from pellucid.cli._visible import visible
 from pellucid.core import cut_template
@@ -40,7 +36,7 @@ def render_report(
         path: The run's directory, for the command that resumes it.
     """
     request = from_config(dict(config))
-    return _template().render(
+    return page_template("report.html.jinja", loss=_format_loss).render(
         request=request,
         result=result,
         cases=_pair_cases(config, result),
@@ -53,21 +49,6 @@ def render_report(
         command=request.to_command(),
         resume_command=_find_way_on(request, result, path),
     )
-
-
-@functools.cache
-def _template() -> Template:
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {
-        "count": count,
-        "lines": functools.partial(visible, keep_lines=True),
-        "loss": _format_loss,
-        "visible": visible,
-    }
-    source = files("pellucid.cli").joinpath("report.html.jinja").read_text(encoding="utf-8")
-    return environment.from_string(source)
 
 
 def _pair_cases(config: Mapping[str, Any], result: Mapping[str, Any]) -> list[dict[str, Any]]:
