@@ -7,13 +7,17 @@ them, and a run without hooks is the model's own.
 
 from pellucid.bridge._act_names import get_act_name
 from pellucid.bridge._activation_store import ActivationStore, store_activations
+from pellucid.bridge._attribution_patching import attribution_patch
 from pellucid.bridge._bridge import TransformerBridge
 from pellucid.bridge._build import build_bridge_from_module
 from pellucid.bridge._cache import ActivationCache
+from pellucid.bridge._composition import CompositionScores, composition_scores
 from pellucid.bridge._config import TransformerBridgeConfig
 from pellucid.bridge._directions import ablate_direction, add_direction, difference_in_means
+from pellucid.bridge._edges import EdgeScores, edge_attribution_patch
 from pellucid.bridge._errors import (
     ArchitectureError,
+    CacheFileError,
     HookError,
     HookNameError,
     StateDictError,
@@ -22,9 +26,14 @@ from pellucid.bridge._errors import (
 )
 from pellucid.bridge._factored import FactoredMatrix
 from pellucid.bridge._generation import GenerateOutput
+from pellucid.bridge._head_detector import detect_head
 from pellucid.bridge._infer import infer_architecture
+from pellucid.bridge._lens import LogitLens, logit_lens, read_lens
 from pellucid.bridge._linear_probe import LinearProbe, fit_probe
+from pellucid.bridge._logit_attribution import LogitAttribution, direct_logit_attribution
 from pellucid.bridge._loss import lm_accuracy, lm_cross_entropy_loss
+from pellucid.bridge._patching import generic_activation_patch
+from pellucid.bridge._path_patching import path_patch
 from pellucid.bridge._pictures import (
     attention_figure,
     attribution_figure,
@@ -44,6 +53,8 @@ from pellucid.bridge._record import (
 )
 from pellucid.bridge._registry import find_record, known_architectures, register_architecture
 from pellucid.bridge._sampling import sample_logits
+from pellucid.bridge._slices import Slice
+from pellucid.bridge._svd import SVDInterpreter
 from pellucid.bridge._table import HookSpec, HookTable
 from pellucid.bridge._weight_table import WeightSpec
 
@@ -54,6 +65,9 @@ __all__ = [
     "ArchitectureError",
     "Attention",
     "Block",
+    "CacheFileError",
+    "CompositionScores",
+    "EdgeScores",
     "ExpertWeights",
     "FactoredMatrix",
     "GenerateOutput",
@@ -64,9 +78,13 @@ __all__ = [
     "HookTable",
     "LensHandle",
     "LinearProbe",
+    "LogitAttribution",
+    "LogitLens",
     "Mixer",
     "Mlp",
     "ProcessingReport",
+    "SVDInterpreter",
+    "Slice",
     "Stack",
     "StateDictError",
     "StopAtLayerException",
@@ -78,17 +96,26 @@ __all__ = [
     "add_direction",
     "attention_figure",
     "attribution_figure",
+    "attribution_patch",
     "build_bridge_from_module",
+    "composition_scores",
+    "detect_head",
     "difference_in_means",
+    "direct_logit_attribution",
+    "edge_attribution_patch",
     "find_record",
     "fit_probe",
+    "generic_activation_patch",
     "get_act_name",
     "infer_architecture",
     "known_architectures",
     "lm_accuracy",
     "lm_cross_entropy_loss",
+    "logit_lens",
     "logit_lens_figure",
     "patching_figure",
+    "path_patch",
+    "read_lens",
     "register_architecture",
     "sample_logits",
     "store_activations",

@@ -95,7 +95,7 @@ class Analysing(Weighing):
             raise ArgumentError(f"mode must be 'Q', 'K' or 'V', got {mode!r}.")
         if len(self._stacks) != 1:
             raise ArchitectureError(
-                f"heads of one stack of blocks compose, and this model has {', '.join(self._stacks)}."
+                f"heads of one stack of blocks compose, this model has {', '.join(self._stacks)}."
             )
         with torch.no_grad():
             layers, writing = self.OV_for_attn_layers()

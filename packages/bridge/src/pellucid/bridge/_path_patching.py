@@ -32,7 +32,7 @@ def get_act_patch_direct_path(
     """Let each later head alone read what one head writes in a clean run.
 
     Of the stream that a head's queries, keys or values are made of, the source's part is that of
-    the clean run; all else is as in the corrupted run until there. The head's norm is computed anew.
+    the clean run; all else is as in the corrupted run until there. Its norm is computed anew.
 
     Args:
         model: A bridge.

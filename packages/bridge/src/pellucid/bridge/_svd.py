@@ -48,7 +48,7 @@ class SVDInterpreter:
             vector means nothing.
 
         Raises:
-            ArgumentError: (a ValueError) If there is no such type, layer, head or number of vectors.
+            ArgumentError: (a ValueError) If there is no such type, layer, head or number.
         """
         matrix = self._matrix(vector_type, layer_index, head_index)
         n_vectors = min(matrix.ldim, matrix.mdim, matrix.rdim)
