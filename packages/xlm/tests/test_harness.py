@@ -116,7 +116,7 @@ def test_a_run_resumed_anywhere_is_the_same_run(tmp_path, accumulate, rows):
             tmp_path / "resumed",
             average,
             ThinningCheckpoint(tmp_path / "resumed"),
-            resume=tmp_path / "c" / f"step={step:08d}.ckpt",
+            resume=tmp_path / "c" / f"step_{step:08d}.ckpt",
             data=TinyData(rows),
             **settings,
         )
@@ -150,7 +150,7 @@ def test_a_loader_without_a_length_is_resumed_too(tmp_path):
     _, rest = fit(
         tmp_path,
         ThinningCheckpoint(tmp_path / "resumed"),
-        resume=tmp_path / "c" / "step=00000002.ckpt",
+        resume=tmp_path / "c" / "step_00000002.ckpt",
         data=Endless(),
         **settings,
     )
@@ -171,7 +171,7 @@ def test_the_average_is_what_is_validated_and_generated_with(tmp_path):
     assert torch.equal(weights.seen, held)
     assert not torch.equal(harness.model.head.weight, held)
 
-    path = tmp_path / "c" / "step=00000003.ckpt"
+    path = tmp_path / "c" / "step_00000003.ckpt"
     for kind, expected in (("ema", held), ("auto", held), ("raw", harness.model.head.weight)):
         loaded = Harness.from_checkpoint(
             path, tiny_config(tmp_path), datamodule=TinyData(), weights=kind
@@ -200,7 +200,7 @@ def test_the_average_follows_its_definition(tmp_path):
 
 def test_a_checkpoint_without_an_average_says_so(tmp_path):
     fit(tmp_path, ThinningCheckpoint(tmp_path / "c"), steps=1)
-    path = tmp_path / "c" / "step=00000001.ckpt"
+    path = tmp_path / "c" / "step_00000001.ckpt"
     with pytest.raises(CheckpointError, match="holds no averaged weights; use weights=raw"):
         Harness.from_checkpoint(path, datamodule=TinyData(), weights="ema")
     with pytest.raises(UnknownNameError, match="unknown kind of weights 'emo'"):
@@ -214,7 +214,7 @@ def test_a_loss_that_is_no_number_ends_the_run_before_it_is_saved(tmp_path):
             ThinningCheckpoint(tmp_path / "c", **EVERY),
             changes={"loss": {"explode_at": 3}},
         )
-    assert [p.name for p in sorted((tmp_path / "c").iterdir())][-1] == "step=00000003.ckpt"
+    assert [p.name for p in sorted((tmp_path / "c").iterdir())][-1] == "step_00000003.ckpt"
 
 
 def test_weights_go_to_safetensors_and_back(tmp_path):

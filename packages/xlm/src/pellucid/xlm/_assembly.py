@@ -1,5 +1,6 @@
 """From a configuration to the objects of a run: components, data, harness, trainer."""
 
+import logging
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -91,11 +92,17 @@ def build_trainer(cfg: Any, *, is_training: bool = True) -> lightning.Trainer:
 
 @contextmanager
 def quiet() -> Generator[None]:
-    """Leave out warnings of Lightning that no user of the command can act on, within a block."""
-    with warnings.catch_warnings():
-        for message in _QUIET:
-            warnings.filterwarnings("ignore", message=message)
-        yield
+    """Leave out, within a block, what Lightning says that no user of the command can act on."""
+    logger = logging.getLogger("lightning.pytorch")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for message in _QUIET:
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        logger.setLevel(before)
 
 
 def _present(cfg: Any, group: str) -> list[str]:

@@ -15,7 +15,7 @@ _SUFFIX = ".ckpt"
 class ThinningCheckpoint(Checkpoint):
     """Saves every few optimizer steps and at the end; keeps the latest, the best and milestones.
 
-    A checkpoint is called `step=00000500.ckpt`; the best by a metric `best_step=00000500.ckpt`.
+    A checkpoint is called `step_00000500.ckpt`; the best by a metric `best_step_00000500.ckpt`.
 
     Args:
         dirpath: Where they go.
@@ -112,14 +112,14 @@ class ThinningCheckpoint(Checkpoint):
             self._save(trainer, trainer.global_step)
 
     def _save(self, trainer: lightning.Trainer, step: int) -> None:
-        trainer.save_checkpoint(self.dirpath / f"step={step:08d}{_SUFFIX}")
+        trainer.save_checkpoint(self.dirpath / f"step_{step:08d}{_SUFFIX}")
         self._saved = step
         if trainer.is_global_zero:
             self._thin()
 
     def _save_best(self, trainer: lightning.Trainer, score: float) -> None:
         before = self.best_model_path
-        path = self.dirpath / f"best_step={trainer.global_step:08d}{_SUFFIX}"
+        path = self.dirpath / f"best_step_{trainer.global_step:08d}{_SUFFIX}"
         self.best_score, self.best_model_path = score, str(path)
         trainer.save_checkpoint(path)
         if trainer.is_global_zero and before not in ("", str(path)):
@@ -175,17 +175,17 @@ class InterruptCheckpoint(ThinningCheckpoint):
 
 def checkpoints_in(directory: Path) -> list[Path]:
     """Return the checkpoints of a run by their step, the latest last."""
-    found = [path for path in directory.glob(f"step=*{_SUFFIX}") if _has_step(path)]
+    found = [path for path in directory.glob(f"step_*{_SUFFIX}") if _has_step(path)]
     return sorted(found, key=step_of)
 
 
 def step_of(path: Path) -> int:
     """Return the optimizer step that a checkpoint's name tells."""
-    return int(path.name.removesuffix(_SUFFIX).rpartition("=")[2])
+    return int(path.name.removesuffix(_SUFFIX).rpartition("_")[2])
 
 
 def _has_step(path: Path) -> bool:
-    return path.name.removesuffix(_SUFFIX).rpartition("=")[2].isdigit()
+    return path.name.removesuffix(_SUFFIX).rpartition("_")[2].isdigit()
 
 
 __all__ = ["InterruptCheckpoint", "ThinningCheckpoint", "checkpoints_in", "step_of"]

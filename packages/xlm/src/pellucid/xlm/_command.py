@@ -1,6 +1,5 @@
 """One job from the command line."""
 
-import logging
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -38,7 +37,7 @@ def run_command(
 
 
 def run_composed(cfg: Any) -> int:
-    """Run the job of a composed configuration, with the libraries' chatter turned down.
+    """Run the job of a composed configuration.
 
     Raises:
         ArgumentError: `job_name` is missing, or is no name for a directory.
@@ -52,15 +51,7 @@ def run_composed(cfg: Any) -> int:
         raise ArgumentError(
             f"job_name {name!r} is no name for a directory; use letters, digits, '_', '-' and '/'"
         )
-    levels = {each: logging.getLogger(each) for each in ("lightning.pytorch", "lightning.fabric")}
-    before = {each: logger.level for each, logger in levels.items()}
-    for logger in levels.values():
-        logger.setLevel(logging.WARNING)
-    try:
-        return run_job(cfg)
-    finally:
-        for each, logger in levels.items():
-            logger.setLevel(before[each])
+    return run_job(cfg)
 
 
 __all__ = ["run_command", "run_composed"]

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from pellucid.core import ArgumentError
@@ -78,13 +78,22 @@ def discover_families() -> list[Family]:
     return [found[name] for name in sorted(found)]
 
 
+def broken_families() -> list[str]:
+    """Say of each installed family that cannot be used why not; the others are not held up."""
+    return [fault for _, fault in _try_installed() if fault is not None]
+
+
 def _installed() -> Iterator[Family]:
+    return (family for family, _ in _try_installed() if family is not None)
+
+
+def _try_installed() -> Iterator[tuple[Family | None, str | None]]:
     for point in entry_points(group=GROUP):
-        yield _of_module(point.name, _module_of(point), f"entry point {point.name!r}")
-
-
-def _module_of(point: EntryPoint) -> str:
-    return point.value.partition(":")[0]
+        module = point.value.partition(":")[0]
+        try:
+            yield _of_module(point.name, module, f"entry point {point.name!r}"), None
+        except ArgumentError as error:
+            yield None, str(error)
 
 
 def _named() -> Iterator[Family]:
@@ -145,5 +154,6 @@ __all__ = [
     "PATH_VARIABLE",
     "ExternalModelConflictError",
     "Family",
+    "broken_families",
     "discover_families",
 ]

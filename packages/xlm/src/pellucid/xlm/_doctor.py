@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from pellucid.core import PellucidError
 from pellucid.xlm._compose import compose_config, list_options
-from pellucid.xlm._discovery import discover_families
+from pellucid.xlm._discovery import broken_families, discover_families
 
 _PACKAGES = (
     "pellucid-xlm",
@@ -66,6 +66,7 @@ def _problems() -> Iterator[str]:
     except PellucidError as error:
         yield str(error)
         return
+    yield from broken_families()
     print(f"families: {', '.join(family.name for family in families) or 'none'}")  # noqa: T201
     for experiment in list_options("experiment"):
         try:

@@ -107,7 +107,7 @@ def load_trained(cfg: Any, section: str) -> tuple[Assembly, int]:
 
 def _find(cfg: Any, section: str) -> Path:
     directory = Path(cfg.paths.checkpoints_dir)
-    best = sorted(directory.glob("best_step=*.ckpt"), key=step_of)
+    best = sorted(directory.glob("best_step_*.ckpt"), key=step_of)
     found = best or checkpoints_in(directory)
     if not found:
         message = (

@@ -243,13 +243,13 @@ class Harness(CheckpointedModule):
         """Measure a batch of a test loader."""
         self._evaluation_step(batch, batch_idx, dataloader_idx, split="test")
 
-    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Predict from a batch, and keep the records."""
-        self._evaluation_step(batch, batch_idx, dataloader_idx, split="predict")
+        return self._evaluation_step(batch, batch_idx, dataloader_idx, split="predict")
 
     def _evaluation_step(
         self, batch: Any, batch_idx: int, dataloader_idx: int, *, split: str
-    ) -> None:
+    ) -> dict[str, Any]:
         self._seed_batch(split, dataloader_idx, batch_idx)
         name, kind = self.loader_of(split, dataloader_idx)
         out = self.compute_loss(batch, batch_idx, dataloader_idx, split=split)
@@ -260,6 +260,7 @@ class Harness(CheckpointedModule):
             if self.write_per_sample_metrics:
                 out.update(self.metrics.per_sample(split, name))
             self.log_predictions(self, batch, out, split=split, loader=name)
+        return out
 
     def _seed_batch(self, *place: int | str) -> None:
         seed = seed_at(self.seed, self.global_rank, *place)
