@@ -1,9 +1,8 @@
-"""Families of language models for pellucid.xlm: arlm, mlm and others, independent of each other.
+"""Families of language models for `pellucid.xlm`, independent of each other.
 
-It starts with one example, `masked_mean`, that shows how a module here is written. Put the
-package's own ideas beside it, one per file, and then delete it.
+Each is a package of its own: `arlm` writes from left to right, `mlm` fills masks in any order. It
+holds a model, a loss, a predictor, collators, metrics and the Hydra configurations that put them
+together; the entry-point group `pellucid.families` is how they are found.
 """
 
-from pellucid.families._masked_mean import masked_mean
-
-__all__ = ["masked_mean"]
+__all__: list[str] = []

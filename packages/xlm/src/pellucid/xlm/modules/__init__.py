@@ -7,6 +7,7 @@ from logits, each with a generator of its own; `TokenConstraints` is what every 
 from pellucid.xlm.modules._cache import KeyValueCache
 from pellucid.xlm.modules._constraints import TokenConstraints
 from pellucid.xlm.modules._embedding import TokenEmbedding
+from pellucid.xlm.modules._evaluating import evaluating
 from pellucid.xlm.modules._final import RotaryTransformerFinalLayer
 from pellucid.xlm.modules._layer import RotaryTransformerLayer, RotaryTransformerLayerList
 from pellucid.xlm.modules._masks import attention_mask_of, document_block_mask, document_mask
@@ -40,6 +41,7 @@ __all__ = [
     "attention_mask_of",
     "document_block_mask",
     "document_mask",
+    "evaluating",
     "keep_top_k",
     "keep_top_p",
     "masked_mean",

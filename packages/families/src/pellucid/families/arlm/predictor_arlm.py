@@ -1,0 +1,281 @@
+"""The sampler of the family: one token after the other."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from pellucid.core import ArgumentError, UnknownNameError
+from pellucid.families.arlm.types_arlm import (
+    ARLMModel,
+    ARLMPredictionBatch,
+    ARLMPredictionDict,
+)
+from pellucid.xlm.contracts import Predictor
+from pellucid.xlm.datamodule import PromptLayout
+from pellucid.xlm.modules import (
+    KeyValueCache,
+    TokenConstraints,
+    evaluating,
+    keep_top_k,
+    keep_top_p,
+    positions_of,
+    sample_from_logits,
+)
+
+Logits = Float[Tensor, "batch d_vocab"]
+
+
+class ARLMPredictor(Predictor[ARLMPredictionBatch, ARLMPredictionDict]):
+    """Write from left to right until every row has ended.
+
+    Keys and values of what was read are kept, and rows that have ended leave the batch: a token
+    costs the work of one token. No special token but EOS is ever written. What a row draws does
+    not depend on which other rows have ended.
+
+    Args:
+        max_steps: The most tokens to write; as many as `max_length` allows if None.
+        max_length: The most tokens of a row, prompt and padding before it included.
+        tokenizer: Filled in by the harness if None.
+        noise_schedule: Not read.
+        sampling_method: "sample", "sample_top_k" or "sample_top_p".
+        top: The k of top-k; 1 always takes the best token.
+        p: The p of top-p.
+        model: The network; filled in by the harness if None.
+        temperature: Divides logits; 0 always takes the best token.
+        use_cache: Keep keys and values; otherwise everything is read again for each token.
+        add_bos: Where `generate` puts BOS: before a prompt ("input"), after it ("output"), nowhere.
+
+    Raises:
+        ArgumentError: A number is out of its range, or the sampling method is unknown.
+    """
+
+    def __init__(
+        self,
+        max_steps: int | None = None,
+        max_length: int | None = None,
+        tokenizer: Any = None,
+        *,
+        noise_schedule: Any = None,
+        sampling_method: str = "sample",
+        top: int = 1000,
+        p: float = 0.9,
+        model: ARLMModel | None = None,
+        temperature: float = 1.0,
+        use_cache: bool = True,
+        add_bos: str | None = None,
+    ) -> None:
+        if max_steps is None and max_length is None:
+            message = "max_steps and max_length are both None; say how long a text may get"
+            raise ArgumentError(message)
+        if sampling_method not in _FILTERS:
+            raise UnknownNameError("sampling method", sampling_method, _FILTERS)
+        self.max_steps, self.max_length = max_steps, max_length
+        self.tokenizer, self.noise_schedule, self.model = tokenizer, noise_schedule, model
+        self.sampling_method, self.top, self.p = sampling_method, top, p
+        self.temperature, self.use_cache, self.add_bos = temperature, use_cache, add_bos
+        self._keep(torch.zeros(1, 1))  # so that a wrong k or p is known now
+
+    def predict(
+        self,
+        batch: ARLMPredictionBatch,
+        batch_idx: int | None = None,
+        dataloader_idx: int | None = None,
+        dataloader_name: str | None = None,
+    ) -> ARLMPredictionDict:
+        """Complete every prompt of a batch.
+
+        Raises:
+            ArgumentError: Prompts leave no room for a single token.
+        """
+        del batch_idx, dataloader_idx, dataloader_name
+        with evaluating(self.model):
+            writing = self._begin(batch)
+            for _ in range(writing.room):
+                self._write_token(writing)
+                if not len(writing.active):
+                    break
+        return self._describe(writing)
+
+    def to_dict(
+        self,
+        batch: ARLMPredictionBatch,
+        preds: ARLMPredictionDict,
+        batch_idx: int | None = None,
+        dataloader_idx: int | None = None,
+        dataloader_name: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """Return a record per row: its text, ids, time and steps."""
+        del batch, batch_idx, dataloader_idx, dataloader_name
+        columns = ("text", "text_with_spl_tokens", "time_taken", "steps_taken")
+        return [
+            {"ids": ids, **{name: preds[name][row] for name in columns}}
+            for row, ids in enumerate(preds["ids"].tolist())
+        ]
+
+    def generate(
+        self, prompts: list[str], *, generator: torch.Generator | None = None
+    ) -> list[str]:
+        """Complete prompts given as text.
+
+        Args:
+            prompts: One per row; an empty one needs `add_bos`.
+            generator: Where to draw from; the predictor's own if None.
+
+        Raises:
+            ArgumentError: A prompt is empty, and there is no BOS to begin with.
+        """
+        if not prompts:
+            return []
+        rows = [self.tokenizer.encode(prompt, add_special_tokens=False) for prompt in prompts]
+        room = max(map(len, rows)) + 1
+        layout = PromptLayout(
+            tokenizer=self.tokenizer, block_size=room, add_bos=self.add_bos, truncate="max"
+        )
+        ids, is_token = layout.lay_out(rows)
+        device = next(self.model.parameters()).device
+        own, self.generator = self.generator, generator or self.generator
+        try:
+            batch = ARLMPredictionBatch(
+                input_ids=ids.to(device), attention_mask=is_token.to(device)
+            )
+            return self.predict(batch)["text"]
+        finally:
+            self.generator = own
+
+    def _begin(self, batch: ARLMPredictionBatch) -> "_Writing":
+        prompts, mask = batch["input_ids"], batch["attention_mask"].bool()
+        n_rows, start = prompts.shape
+        if not bool(mask.any(dim=1).all()):
+            message = "a prompt is empty, so there is nothing to begin with; add BOS (add_bos)"
+            raise ArgumentError(message)
+        by_steps = None if self.max_steps is None else start + self.max_steps
+        limits = [limit for limit in (self.max_length, by_steps) if limit is not None]
+        constraints = TokenConstraints.from_tokenizer(
+            self.tokenizer, allowed=("eos",), max_length=min(limits)
+        )
+        room = constraints.room(start)
+        if not room:
+            message = (
+                f"prompts take {start} of at most {constraints.max_length} tokens and leave no "
+                "room to write; raise max_length, or input_block_size is too large"
+            )
+            raise ArgumentError(message)
+        padding = prompts.new_full((n_rows, room), self.tokenizer.pad_token_id)
+        has_cache = self.use_cache and hasattr(self.model, "new_cache")
+        return _Writing(
+            ids=torch.cat((prompts, padding), dim=1),
+            mask=torch.cat((mask, mask.new_zeros(n_rows, room)), dim=1),
+            start=start,
+            end=start,
+            room=room,
+            active=torch.arange(n_rows, device=prompts.device),
+            constraints=constraints,
+            cache=self.model.new_cache(n_rows, start + room) if has_cache else None,
+            steps=[0] * n_rows,
+            seconds=[0.0] * n_rows,
+        )
+
+    def _write_token(self, writing: "_Writing") -> None:
+        """Write the next token of every row that goes on, and take out those that end with it."""
+        logits = writing.constraints.restrict(self._next_logits(writing))
+        # Numbers are drawn for all rows, those that have ended too, so that no row's draw depends
+        # on what became of the others.
+        uniforms = torch.rand(
+            len(writing.ids),
+            generator=self.generator,
+            device=logits.device,
+            dtype=torch.float64,
+        )
+        tokens = sample_from_logits(
+            self._keep(logits), temperature=self.temperature, uniforms=uniforms[writing.active]
+        )
+        writing.append(tokens, is_end=tokens == self.tokenizer.eos_token_id)
+
+    def _next_logits(self, writing: "_Writing") -> Logits:
+        active, end = writing.active, writing.end
+        mask = writing.mask[active, :end]
+        if writing.cache is None:
+            where = torch.zeros_like(mask)
+            where[:, -1] = True
+            return self.model(writing.ids[active, :end], mask, where=where).float()
+        begin = writing.cache.length
+        where = torch.zeros_like(mask[:, begin:])
+        where[:, -1] = True
+        positions = positions_of(mask)[:, begin:]
+        return self.model(
+            writing.ids[active, begin:end], mask, positions, where=where, cache=writing.cache
+        ).float()
+
+    def _keep(self, logits: Logits) -> Logits:
+        return _FILTERS[self.sampling_method](self, logits)
+
+    def _describe(self, writing: "_Writing") -> ARLMPredictionDict:
+        written = writing.ids[:, writing.start :].tolist()
+        lengths = writing.mask[:, writing.start :].sum(dim=1).tolist()
+        kept = [row[:length] for row, length in zip(written, lengths, strict=True)]
+        return {
+            "text": [self.tokenizer.decode(row, skip_special_tokens=True) for row in kept],
+            "text_with_spl_tokens": [self.tokenizer.decode(row) for row in kept],
+            "ids": writing.ids,
+            "attention_mask": writing.mask,
+            "positions": positions_of(writing.mask),
+            "output_start_idx": writing.start,
+            "time_taken": writing.seconds,
+            "steps_taken": writing.steps,
+        }
+
+
+@dataclasses.dataclass
+class _Writing:
+    """Texts that are being written.
+
+    Attributes:
+        ids: Prompts and what was written, padding after it.
+        mask: False on padding.
+        start: The column in which writing began.
+        end: The column in which the next token goes.
+        room: How many tokens may be written.
+        active: The rows that have not ended, ascending.
+        constraints: What may be written.
+        cache: What is kept of the active rows.
+        steps: Network evaluations of each row.
+        seconds: Time until each row ended.
+    """
+
+    ids: Int64[Tensor, "batch pos"]
+    mask: Bool[Tensor, "batch pos"]
+    start: int
+    end: int
+    room: int
+    active: Int64[Tensor, " kept"]
+    constraints: TokenConstraints
+    cache: KeyValueCache | None
+    steps: list[int]
+    seconds: list[float]
+    began: float = dataclasses.field(default_factory=time.perf_counter)
+
+    def append(self, tokens: Int64[Tensor, " kept"], *, is_end: Bool[Tensor, " kept"]) -> None:
+        """Write a token in every active row; those that end with it are active no longer."""
+        self.ids[self.active, self.end] = tokens
+        self.mask[self.active, self.end] = True
+        self.end += 1
+        seconds = time.perf_counter() - self.began
+        for row in self.active.tolist():
+            self.steps[row] += 1
+            self.seconds[row] = seconds
+        if bool(is_end.any()):
+            self.active = self.active[~is_end]
+            if self.cache is not None:
+                self.cache.keep_rows(~is_end)
+
+
+_FILTERS: dict[str, Callable[[ARLMPredictor, Logits], Logits]] = {
+    "sample": lambda predictor, logits: logits,
+    "sample_top_k": lambda predictor, logits: keep_top_k(logits, predictor.top),
+    "sample_top_p": lambda predictor, logits: keep_top_p(logits, predictor.p),
+}

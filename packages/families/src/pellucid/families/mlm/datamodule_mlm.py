@@ -1,0 +1,417 @@
+"""From examples to batches of the family."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+from torch.nn import functional
+
+from pellucid.core import ArgumentError
+from pellucid.families.mlm.types_mlm import (
+    IGNORED,
+    MLMBatch,
+    MLMPredictionBatch,
+    PackedMLMBatch,
+)
+from pellucid.xlm.contracts import Collator
+from pellucid.xlm.datamodule import (
+    PromptLayout,
+    TextLayout,
+    check_special_tokens,
+    is_token_mask,
+    pad_rows,
+    read_rows,
+    with_ends,
+)
+from pellucid.xlm.modules import select_random_indices
+
+
+class _MaskingCollator(Collator):
+    """Masks what a subclass lays out."""
+
+    def __init__(self, tokenizer: Any, block_size: int, noise_schedule: Any = None) -> None:
+        check_special_tokens(tokenizer, ("pad", "mask", "bos", "eos"))
+        self.tokenizer, self.block_size = tokenizer, block_size
+        self.noise_schedule = noise_schedule
+        self._width = block_size
+
+    def _mask(
+        self,
+        ids: Int64[Tensor, "batch pos"],
+        is_shown: Bool[Tensor, "batch pos"],
+        is_eligible: Bool[Tensor, "batch pos"],
+    ) -> MLMBatch:
+        """Mask some of the eligible tokens of each row.
+
+        To mask each with a probability that is itself uniform makes every number of masks as
+        likely; that number is drawn here, stratified over the rows and never zero.
+        """
+        n_rows = len(ids)
+        uniforms = torch.rand(n_rows, generator=self.generator)
+        share = (torch.randperm(n_rows, generator=self.generator) + uniforms) / n_rows
+        n_eligible = is_eligible.sum(dim=1)
+        counts = (share * n_eligible).long().clamp(max=n_eligible - 1) + 1
+        chosen = select_random_indices(is_eligible, counts, generator=self.generator)
+        return {
+            "input_ids": ids.masked_fill(chosen, self.tokenizer.mask_token_id),
+            "attention_mask": is_shown,
+            "target_ids": ids.masked_fill(~is_eligible, IGNORED),
+            "fixed_positions_mask": ~is_eligible,
+        }
+
+
+class DefaultMLMCollator(_MaskingCollator):
+    """Whole texts: BOS, the tokens, EOS, and padding on the right.
+
+    Args:
+        tokenizer: Whose special tokens are put in.
+        block_size: The most tokens of a row, special ones included.
+        noise_schedule: Not read: every number of masks is as likely.
+        loss_on_padding: Show padding, mask and ask about it like any token: so the network learns
+            how long texts are. Otherwise it is hidden.
+        truncate: See `TextLayout`.
+        add_bos: Begin every text with BOS, which is never masked.
+        add_eos: End every text with EOS.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        block_size: int,
+        noise_schedule: Any = None,
+        *,
+        loss_on_padding: bool = True,
+        truncate: str | None = "block",
+        add_bos: bool = True,
+        add_eos: bool = True,
+    ) -> None:
+        super().__init__(tokenizer, block_size, noise_schedule)
+        self.loss_on_padding, self.add_bos = loss_on_padding, add_bos
+        self._texts = TextLayout(
+            tokenizer=tokenizer,
+            block_size=block_size,
+            add_bos=add_bos,
+            add_eos=add_eos,
+            truncate=truncate,
+        )
+
+    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> MLMBatch:
+        """Collate examples with `input_ids`."""
+        ids, is_token = self._texts.lay_out(read_rows(examples, "input_ids"))
+        is_shown = torch.ones_like(is_token) if self.loss_on_padding else is_token
+        is_eligible = is_shown.clone()
+        is_eligible[:, : int(self.add_bos)] = False
+        return self._mask(ids, is_shown, is_eligible)
+
+
+class _Seq2SeqCollator(_MaskingCollator):
+    """What collators of prompts and suffixes have in common."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        block_size: int,
+        noise_schedule: Any = None,
+        *,
+        input_block_size: int,
+        prompt_field: str = "prompt_ids",
+        target_field: str = "target_ids",
+        add_bos: str | None = "output",
+        add_eos: bool = True,
+        loss_on_padding: bool = True,
+        truncate: str | None = "block",
+        pass_through_fields: Sequence[str] = (),
+    ) -> None:
+        """Say how prompts and suffixes are laid out.
+
+        Args:
+            tokenizer: Whose special tokens are put in.
+            block_size: How many positions a suffix has, EOS included.
+            noise_schedule: Not read.
+            input_block_size: The most tokens of a prompt, BOS included; a longer one is an error.
+            prompt_field: Where an example has its prompt.
+            target_field: Where an example has its suffix; `input_ids` if it has no such field.
+            add_bos: Put BOS before the prompt ("input"), after it ("output"), or nowhere (None).
+            add_eos: End the suffix with EOS.
+            loss_on_padding: As for `DefaultMLMCollator`, for the padding of suffixes.
+            truncate: "block" pads prompts to their block, anything else to the longest prompt.
+            pass_through_fields: Fields of examples that the batch holds as lists.
+        """
+        super().__init__(tokenizer, block_size, noise_schedule)
+        self.loss_on_padding = loss_on_padding
+        self._fields = (prompt_field, target_field)
+        self._passed = tuple(pass_through_fields)
+        self._prompts = PromptLayout(
+            tokenizer=tokenizer, block_size=input_block_size, add_bos=add_bos, truncate=truncate
+        )
+        self._suffixes = TextLayout(tokenizer=tokenizer, block_size=block_size, add_eos=add_eos)
+
+    def _read_suffixes(self, examples: Sequence[Mapping[str, Any]]) -> list[Sequence[int]]:
+        rows = read_rows(examples, self._fields[1], "input_ids")
+        longest = max(map(len, rows)) + self._suffixes.add_eos
+        if longest > self._width:
+            message = (
+                f"a suffix has {longest} tokens, EOS included, and does not fit into "
+                f"block_size={self._width!r}; raise it"
+            )
+            raise ArgumentError(message)
+        return rows
+
+    def _pass_through(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+        return {name: [example.get(name) for example in examples] for name in self._passed}
+
+
+class MLMSeq2SeqTrainCollator(_Seq2SeqCollator):
+    """Prompt, BOS, suffix and EOS without a gap, then the padding of the suffix; nothing before it.
+
+    A suffix has `block_size` positions, wherever it begins; what is after them is hidden.
+    """
+
+    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> MLMBatch:
+        """Collate examples.
+
+        Raises:
+            ArgumentError: A prompt or a suffix does not fit into its block.
+        """
+        prompts = self._prompts.end(read_rows(examples, self._fields[0]))
+        after = self.tokenizer.eos_token_id if self._suffixes.add_eos else None
+        suffixes = with_ends(self._read_suffixes(examples), after=after)
+        rows = [[*one, *other] for one, other in zip(prompts, suffixes, strict=True)]
+        starts = torch.tensor([len(prompt) for prompt in prompts])[:, None]
+        width = self._width + (
+            self._prompts.block_size if self._prompts.truncate == "block" else int(starts.max())
+        )
+        ids, lengths = pad_rows(rows, width, pad=self.tokenizer.pad_token_id)
+        columns = torch.arange(width)
+        in_window = (columns >= starts) & (columns < starts + self._width)
+        if not self.loss_on_padding:
+            in_window &= is_token_mask(lengths, width)
+        batch = self._mask(ids, in_window | (columns < starts), in_window)
+        return cast("MLMBatch", {**batch, **self._pass_through(examples)})
+
+
+class MLMSeq2SeqCollator(_Seq2SeqCollator):
+    """Prompts padded on the left, suffixes on the right, all in the same columns."""
+
+    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> MLMBatch:
+        """Collate examples.
+
+        Raises:
+            ArgumentError: A prompt or a suffix does not fit into its block.
+        """
+        prompts, has_prompt = self._prompts.lay_out(read_rows(examples, self._fields[0]))
+        suffixes, has_suffix = self._suffixes.lay_out(self._read_suffixes(examples))
+        if self.loss_on_padding:
+            has_suffix = torch.ones_like(has_suffix)
+        nothing = torch.zeros_like(has_prompt)
+        batch = self._mask(
+            torch.cat((prompts, suffixes), dim=1),
+            torch.cat((has_prompt, has_suffix), dim=1),
+            torch.cat((nothing, has_suffix), dim=1),
+        )
+        return cast("MLMBatch", {**batch, **self._pass_through(examples)})
+
+
+class MLMSeq2SeqPredCollator(_Seq2SeqCollator):
+    """Prompts alone, padded on the left, and what should follow them."""
+
+    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> MLMPredictionBatch:
+        """Collate examples.
+
+        Raises:
+            ArgumentError: A prompt or a suffix does not fit into its block.
+        """
+        prompts, has_prompt = self._prompts.lay_out(read_rows(examples, self._fields[0]))
+        suffixes, _ = self._suffixes.lay_out(self._read_suffixes(examples))
+        return self._finish(prompts, has_prompt, suffixes, self._pass_through(examples))
+
+    def _finish(
+        self,
+        prompts: Int64[Tensor, "batch pos"],
+        has_prompt: Bool[Tensor, "batch pos"],
+        suffixes: Int64[Tensor, "batch target_pos"],
+        passed: dict[str, list[Any]],
+    ) -> MLMPredictionBatch:
+        batch: MLMPredictionBatch = {
+            "input_ids": prompts,
+            "attention_mask": has_prompt,
+            "target_ids": suffixes,
+            "fixed_positions_mask": torch.ones_like(has_prompt),
+        }
+        return cast("MLMPredictionBatch", {**batch, **passed})
+
+
+class MLMSeq2SeqFullPredCollator(MLMSeq2SeqPredCollator):
+    """Prompts, padded on the left, and a whole block of masks after them.
+
+    There is nothing for the predictor to add, so its `max_new_tokens` is None; `target_ids` is as
+    wide as the row.
+    """
+
+    def _finish(
+        self,
+        prompts: Int64[Tensor, "batch pos"],
+        has_prompt: Bool[Tensor, "batch pos"],
+        suffixes: Int64[Tensor, "batch target_pos"],
+        passed: dict[str, list[Any]],
+    ) -> MLMPredictionBatch:
+        more = (0, self._width)
+        batch: MLMPredictionBatch = {
+            "input_ids": functional.pad(prompts, more, value=self.tokenizer.mask_token_id),
+            "attention_mask": functional.pad(has_prompt, more, value=True),
+            "target_ids": torch.cat((prompts, suffixes), dim=1),
+            "fixed_positions_mask": functional.pad(torch.ones_like(has_prompt), more, value=False),
+        }
+        return cast("MLMPredictionBatch", {**batch, **passed})
+
+
+class MLMInfillPredCollator(_MaskingCollator):
+    """Texts that have masks in them, padded on the right, without what belongs there."""
+
+    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> MLMPredictionBatch:
+        """Collate examples with `input_ids`.
+
+        Raises:
+            ArgumentError: A text does not fit into the block.
+        """
+        ids, is_token = self._fit(read_rows(examples, "input_ids"))
+        return {
+            "input_ids": ids,
+            "attention_mask": is_token,
+            "fixed_positions_mask": ids != self.tokenizer.mask_token_id,
+        }
+
+    def _fit(
+        self, rows: Sequence[Sequence[int]]
+    ) -> tuple[Int64[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
+        longest = max(map(len, rows))
+        if longest > self._width:
+            message = (
+                f"a text has {longest} tokens and does not fit into "
+                f"block_size={self._width!r}; raise it"
+            )
+            raise ArgumentError(message)
+        ids, lengths = pad_rows(rows, self._width, pad=self.tokenizer.pad_token_id)
+        return ids, is_token_mask(lengths, self._width)
+
+
+class MLMInfillWithExactTargetPredCollator(MLMInfillPredCollator):
+    """Texts that have masks in them, and the same texts without."""
+
+    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> MLMPredictionBatch:
+        """Collate examples with `input_ids` and `target_ids`.
+
+        Raises:
+            ArgumentError: A text and its target differ in length, or where nothing is masked; or
+                they do not fit into the block.
+        """
+        return {**super().__call__(examples), "target_ids": self._targets(examples)}
+
+    def _targets(self, examples: Sequence[Mapping[str, Any]]) -> Int64[Tensor, "batch pos"]:
+        ids, is_token = self._fit(read_rows(examples, "input_ids"))
+        targets, has_target = self._fit(read_rows(examples, "target_ids"))
+        differ = (ids != targets) & (ids != self.tokenizer.mask_token_id)
+        if bool((is_token != has_target).any()) or bool(differ.any()):
+            message = (
+                "a text and its target differ in length, or where the text has no mask; "
+                "give the same tokens in both"
+            )
+            raise ArgumentError(message)
+        return targets
+
+
+class DefaultInfillMLMCollator(MLMInfillWithExactTargetPredCollator):
+    """The same texts to learn from: some of the gaps are masked, the others show their token."""
+
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]  # batches are the family's
+        self, examples: Sequence[Mapping[str, Any]]
+    ) -> MLMBatch:
+        """Collate examples with `input_ids` and `target_ids`.
+
+        Raises:
+            ArgumentError: A text and its target differ in length, or where nothing is masked; or
+                they do not fit into the block.
+        """
+        targets = self._targets(examples)
+        ids, is_token = self._fit(read_rows(examples, "input_ids"))
+        return self._mask(targets, is_token, ids == self.tokenizer.mask_token_id)
+
+
+class PackedMLMCollator(_MaskingCollator):
+    """Rows of several texts, as `pack_sequences` makes them with segments.
+
+    Args:
+        tokenizer: Whose mask is put in.
+        block_size: Tokens of a row.
+        noise_schedule: Not read.
+        use_flex_attn: Kept for those who ask; the network decides.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        block_size: int,
+        noise_schedule: Any = None,
+        *,
+        use_flex_attn: bool = False,
+    ) -> None:
+        super().__init__(tokenizer, block_size, noise_schedule)
+        self.use_flex_attn = use_flex_attn
+
+    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> PackedMLMBatch:
+        """Collate examples with `input_ids`, `segment_ids` and `positions`."""
+        ids, lengths = pad_rows(
+            read_rows(examples, "input_ids"), self._width, pad=self.tokenizer.pad_token_id
+        )
+        # Padding is a text of its own, that nobody else sees.
+        segments, _ = pad_rows(read_rows(examples, "segment_ids"), self._width, pad=-1)
+        positions, _ = pad_rows(read_rows(examples, "positions"), self._width, pad=0)
+        is_token = is_token_mask(lengths, self._width)
+        return {
+            **self._mask(ids, is_token, is_token),
+            "segment_ids": segments,
+            "positions": positions,
+        }
+
+
+class MLMEmptyDataset:
+    """Texts of masks alone, for unconditional samples.
+
+    Args:
+        tokenizer: Whose BOS begins each text.
+        num_examples: How many.
+        max_length: How many tokens each has, BOS included.
+    """
+
+    def __init__(self, tokenizer: Any, num_examples: int, max_length: int) -> None:
+        if max_length < 2:
+            message = f"max_length is {max_length!r}; leave room for a token after BOS"
+            raise ArgumentError(message)
+        masks = [tokenizer.mask_token_id] * (max_length - 1)
+        self._example = [tokenizer.bos_token_id, *masks]
+        self.num_examples = num_examples
+
+    def __len__(self) -> int:
+        return self.num_examples
+
+    def __getitem__(self, index: int) -> dict[str, list[int]]:
+        if not 0 <= index < self.num_examples:
+            raise IndexError(index)
+        return {"input_ids": list(self._example)}
+
+    def __iter__(self) -> Iterator[dict[str, list[int]]]:
+        return (self[index] for index in range(self.num_examples))
+
+
+def print_batch_mlm(
+    batch: Mapping[str, Any], split: str, tokenizer: Any, dataloader_name: str = ""
+) -> None:
+    """Print the first row of a batch, as the network reads it and as it should be filled."""
+    print(f"{split}/{dataloader_name}: {len(batch['input_ids'])} rows")  # noqa: T201
+    for name in ("input_ids", "target_ids"):
+        row = batch.get(name)
+        if row is not None:
+            shown = [int(token) for token in row[0] if token != IGNORED]
+            print(f"  {name}: {tokenizer.decode(shown)}")  # noqa: T201
