@@ -12,6 +12,7 @@ from pellucid.bridge._generation import Generation
 from pellucid.bridge._native import NativeConfig, build_native
 from pellucid.bridge._processing import Processing
 from pellucid.bridge._running import Running
+from pellucid.bridge._state_names import StateNames
 from pellucid.bridge._support import check_support, list_models
 from pellucid.bridge._tokens import Tokenization
 from pellucid.core import ArgumentError
@@ -204,8 +205,23 @@ class TransformerBridge(Tokenization, Generation, Running, Analysing, Processing
         """Return the model's buffers by the names that the model gives them."""
         return self.original_model.named_buffers(prefix, recurse, remove_duplicate)
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the model's weights and buffers by the names that the model gives them."""
+    def state_dict(self, *args: Any, names: str = "model", **kwargs: Any) -> Any:
+        """Return the model's weights and buffers, all of them.
+
+        Args:
+            *args: As torch's `state_dict` takes them.
+            names: "model" for the names that the model gives them; "transformer_lens" for names
+                such as "blocks.0.attn.W_Q", with weights in the shapes that `weight_table` says,
+                and what is no such weight by the part of the model that it belongs to.
+            **kwargs: As torch's `state_dict` takes them.
+
+        Raises:
+            ArgumentError: (a ValueError) If it is not known which names are meant.
+        """
+        if names == "transformer_lens":
+            return self._name_state().export(keep_vars=kwargs.get("keep_vars", False))
+        if names != "model":
+            raise ArgumentError(f"names must be 'model' or 'transformer_lens', got {names!r}.")
         # A module that holds a bridge asks with a dictionary of its own to be filled.
         if args or kwargs.get("destination") is not None:
             return super().state_dict(*args, **kwargs)
@@ -214,8 +230,27 @@ class TransformerBridge(Tokenization, Generation, Running, Analysing, Processing
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """Load the model's weights and buffers by the names that the model gives them."""
-        return self.original_model.load_state_dict(state_dict, strict=strict, assign=assign)
+        """Load what `state_dict` returns, under either names or both.
+
+        Args:
+            state_dict: The weights and buffers.
+            strict: Whether it must have all there are, and nothing else. If not, what is missing
+                stays as it is.
+            assign: Whether the model takes the tensors themselves, as torch has it.
+
+        Returns:
+            The missing and the unexpected keys, as torch has it.
+
+        Raises:
+            StateDictError: (a RuntimeError) If it does not fit the model; then nothing is loaded.
+        """
+        model = self.original_model
+        if not state_dict.keys() <= model.state_dict().keys():
+            state_dict = self._name_state().translate(state_dict, strict=strict)
+        return model.load_state_dict(state_dict, strict=strict, assign=assign)
+
+    def _name_state(self) -> StateNames:
+        return StateNames(self.original_model, self._modules_by_name, self.weight_table())
 
     def to(self, *args: Any, **kwargs: Any) -> "TransformerBridge":
         """Move the model to a device or dtype, as torch's `to` does."""

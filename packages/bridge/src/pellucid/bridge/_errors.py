@@ -45,6 +45,10 @@ class WeightError(PellucidError, AttributeError):
     """The model has no weight of this name, or none that is the same in all blocks."""
 
 
+class StateDictError(PellucidError, RuntimeError):
+    """A state dictionary does not fit the model."""
+
+
 class CacheFileError(PellucidError, ValueError):
     """A file is no cache of activations, or one that does not fit."""
 

@@ -1,5 +1,6 @@
 """Changes to a model's parameters that can be taken back to the bit."""
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,10 @@ class Ledger:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._model = model
+        # How many modules hold each parameter.
+        self._n_owners = Counter(
+            id(held) for module in model.modules() for held in module.parameters(recurse=False)
+        )
         self._undo: list[Callable[[], None]] = []
 
     def write(self, module: nn.Module, name: str, values: Tensor) -> None:
@@ -36,7 +40,7 @@ class Ledger:
         if held is None:
             like = find_own(module, "weight")
             self._replace(module, name, _make(values, values if like is None else like))
-        elif len(self._owners(held)) > 1:
+        elif self._n_owners[id(held)] > 1:
             self._replace(module, name, _make(values, held))
         else:
             self._set_data(held, _like(values, held))
@@ -52,16 +56,10 @@ class Ledger:
         while self._undo:
             self._undo.pop()()
 
-    def _owners(self, parameter: nn.Parameter) -> list[nn.Module]:
-        return [
-            module
-            for module in self._model.modules()
-            for held in module.parameters(recurse=False)
-            if held is parameter
-        ]
-
     def _replace(self, module: nn.Module, name: str, made: nn.Parameter) -> None:
         old = find_own(module, name)
+        self._n_owners.subtract([id(old)])
+        self._n_owners[id(made)] = 1
         setattr(module, name, made)
         self._undo.append(lambda: setattr(module, name, old))
 
@@ -90,7 +88,7 @@ def _like(values: Tensor, parameter: Tensor) -> Tensor:
 
 
 def read_exactly(module: nn.Module, name: str) -> Tensor:
-    """Return a parameter in float64, in memory of its own.
+    """Return a parameter in float64 (float32 on devices that have no other), in memory of its own.
 
     Raises:
         ArchitectureError: If it is not among the module's parameters: something derives it.
@@ -100,4 +98,5 @@ def read_exactly(module: nn.Module, name: str) -> Tensor:
         raise ArchitectureError(
             f"{type(module).__name__}.{name} is derived from something else and cannot be written."
         )
-    return held.detach().to(torch.float64, copy=True)
+    precise = torch.float32 if held.device.type == "mps" else torch.float64
+    return held.detach().to(precise, copy=True)

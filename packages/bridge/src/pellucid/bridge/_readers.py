@@ -176,8 +176,9 @@ def _describe_reader(module: nn.Module, role: _Role, factor: float) -> list[Read
                 is_gate=role.is_gate, factor=factor, takes_bias=is_plain,
             )
         ]  # fmt: skip
-    # A group of layers hands on what it takes, and so does what has no weights.
-    return [] if list(module.children()) or not own else None
+    # A group of layers hands on what it takes, and so does what has no weights, not even packed.
+    has_own = bool(own) or any(True for _ in module.buffers(recurse=False))
+    return [] if list(module.children()) or not has_own else None
 
 
 def _describe_experts(module: nn.Module, record: ExpertWeights) -> list[Reader] | None:
