@@ -11,6 +11,7 @@ import torch
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
 from pellucid.core import ArgumentError
+from pellucid.tptt._kernels import BACKENDS
 from pellucid.tptt._linear_attention import PADDING_SIDES
 from pellucid.tptt._liza import resolve_dtype
 from pellucid.tptt._modes import RECURRENT_MODES, resolve_mode
@@ -69,6 +70,7 @@ class TpttConfig(PretrainedConfig):
         pooling_config: Of the gates.
         compat: "upstream" for the operator of adapters trained with tptt 0.8.1 to 0.12.1.
         gate_granularity: One gate for each "channel" or "head".
+        backend: "auto", "torch" or "fla", see `linear_attention`.
         recurrent_config: The parts of a mode, in place of its name.
         **kwargs: Fields that every config has.
 
@@ -109,6 +111,7 @@ class TpttConfig(PretrainedConfig):
         *,
         compat: str | None = None,
         gate_granularity: str = "channel",
+        backend: str = "auto",
         recurrent_config: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -143,6 +146,9 @@ class TpttConfig(PretrainedConfig):
         self.pooling_config = convert_sets_to_lists(pooling_config)
         self.compat = compat
         self.gate_granularity = gate_granularity
+        if backend not in BACKENDS:
+            raise ArgumentError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}.")
+        self.backend = backend
         self.architectures = ["TpttModel"]  # pyright: ignore[reportAttributeAccessIssue, reportIncompatibleVariableOverride]
         if bidirectional:
             _LOGGER.info("Bidirectional is enabled: tokens see those that follow them.")
@@ -193,11 +199,7 @@ def _mergeable(base: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _plain_lora(config: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Return a base model's config as its file would give it back.
-
-    Raises:
-        ArgumentError: (a ValueError) If it does not say what it is of.
-    """
+    """Return the config of adapters, as JSON can hold it."""
     if config is None:
         return None
     values = {key: getattr(value, "value", value) for key, value in config.items()}

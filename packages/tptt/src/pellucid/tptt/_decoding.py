@@ -42,17 +42,17 @@ def can_decode(
 
 def decode_token(
     projected: tuple[
-        Float[Tensor, "batch one _"],
-        Float[Tensor, "batch one d_model"],
-        Float[Tensor, "batch one d_model"],
+        Float[Tensor, "batch 1 _"],
+        Float[Tensor, "batch 1 d_model"],
+        Float[Tensor, "batch 1 d_model"],
     ],
-    valid: Bool[Tensor, "#batch one"] | None,
+    valid: Bool[Tensor, "#batch 1"] | None,
     entry: Mapping[str, Any],
     *,
     operator: LinearAttentionOp,
     pool: CausalAvgPool1d,
     gate_granularity: str,
-) -> tuple[Float[Tensor, "batch one _"], dict[str, Any]]:
+) -> tuple[Float[Tensor, "batch 1 _"], dict[str, Any]]:
     """Return what the heads of one token read, merged, and what to remember after it.
 
     What takes the time here is the number of calls, not the arithmetic: queries and keys are

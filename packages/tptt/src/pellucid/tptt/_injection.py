@@ -36,6 +36,7 @@ def get_tptt_model(
     *,
     compat: str | None = None,
     gate_granularity: str = "channel",
+    backend: str = "auto",
 ) -> tuple[Any, LCache]:
     """Put `LiZAttention` in the place of a model's self-attention modules; the model is changed.
 
@@ -59,6 +60,7 @@ def get_tptt_model(
         pooling_config: Of the gates.
         compat: See `LinearAttentionOp`.
         gate_granularity: See `LinearAttention`.
+        backend: See `linear_attention`.
 
     Returns:
         The model, and the object that shows what it remembers.
@@ -95,6 +97,7 @@ def get_tptt_model(
                 pooling_config=pooling_config,
                 compat=compat,
                 gate_granularity=gate_granularity,
+                backend=backend,
             ),
         )
         for name, module in find_targets(model, target_modules).items()

@@ -53,6 +53,7 @@ class LinearAttention(nn.Module):
         pooling_config: `offsets` and `mode` of `CausalAvgPool1d`.
         compat: See `LinearAttentionOp`.
         gate_granularity: One gate for each "channel" or for each "head".
+        backend: What computes many tokens at once, see `linear_attention`.
 
     Raises:
         ArgumentError: (a ValueError) If sizes do not go together, or a name is not known.
@@ -80,6 +81,7 @@ class LinearAttention(nn.Module):
         *,
         compat: str | None = None,
         gate_granularity: str = "channel",
+        backend: str = "auto",
     ) -> None:
         super().__init__()
         self.hidden_dim = hidden_dim
@@ -111,6 +113,7 @@ class LinearAttention(nn.Module):
             self.linear_cache,
             linear_precision,
             compat=compat,
+            backend=backend,
         )
         self.pool_g = CausalAvgPool1d(kv_dim, **(pooling_config or {}))
 
@@ -158,7 +161,7 @@ class LinearAttention(nn.Module):
         use_cache: bool = False,
         linear_cache: StateStore | None = None,
         first: int | None = None,
-    ) -> tuple[Float[Tensor, "batch pos _"], Float[Tensor, "batch pos one"]]:
+    ) -> tuple[Float[Tensor, "batch pos _"], Float[Tensor, "batch pos 1"]]:
         """Return what the heads read, merged, and its length: whoever mixes it divides as well.
 
         Args:

@@ -52,6 +52,7 @@ class LiZAttention(nn.Module):
         pooling_config: See `LinearAttention`.
         compat: See `LinearAttentionOp`.
         gate_granularity: See `LinearAttention`.
+        backend: See `linear_attention`.
 
     Raises:
         RequirementError: (a TypeError) If the module has no separable queries, keys and values.
@@ -79,6 +80,7 @@ class LiZAttention(nn.Module):
         *,
         compat: str | None = None,
         gate_granularity: str = "channel",
+        backend: str = "auto",
     ) -> None:
         super().__init__()
         if max_self_attn_length is not None and max_self_attn_length < 1:
@@ -113,6 +115,7 @@ class LiZAttention(nn.Module):
             pooling_config=pooling_config,
             compat=compat,
             gate_granularity=gate_granularity,
+            backend=backend,
         )
         self.train(base_attn.training)
         self._call = _Call()

@@ -146,6 +146,7 @@ class TpttModel(PreTrainedModel):
             pooling_config=config.pooling_config,
             compat=config.compat,
             gate_granularity=config.gate_granularity,
+            backend=config.backend,
         )
         return model
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pellucid.core import ArgumentError
+from pellucid.tptt._kernels import check_backend, takes_kernels
 from pellucid.tptt._modes import RecurrentMode, resolve_mode
 from pellucid.tptt._published import published_operator
 from pellucid.tptt._recurrence import linear_attention
@@ -33,10 +34,12 @@ class LinearAttentionOp(nn.Module):
         linear_cache: Where it remembers; a place of its own when omitted.
         linear_precision: The dtype of its results. Half precision is computed in float32.
         compat: "upstream" for the operator of published adapters, see `published_operator`.
+        backend: What computes many tokens at once, see `linear_attention`.
 
     Raises:
         ModeError: (a ValueError) If there is no such mode.
         ArgumentError: (a ValueError) If another argument is not of the kind described.
+        MissingDependencyError: (an ImportError) If the backend is not installed.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class LinearAttentionOp(nn.Module):
         linear_precision: torch.dtype = torch.float32,
         *,
         compat: str | None = None,
+        backend: str = "auto",
     ) -> None:
         super().__init__()
         if max_chunk_size < 1:
@@ -64,6 +68,8 @@ class LinearAttentionOp(nn.Module):
         self.linear_cache = linear_cache if linear_cache is not None else LCache()
         self.linear_precision = linear_precision
         self.compat = compat
+        check_backend(backend, self.mode, compat)
+        self.backend = backend
 
     def forward(
         self,
@@ -96,11 +102,22 @@ class LinearAttentionOp(nn.Module):
         entry = (store[self.layer_idx] if use_cache else None) or {}
         state, buffers = entry.get("recurrent_state"), entry.get("qkv")
         check_state(state, q, k)
-        precise = torch.promote_types(self.linear_precision, torch.float32)
+        is_fused = takes_kernels(
+            self.backend,
+            self.mode,
+            gate,
+            width=k.shape[-1],
+            dtype=self.linear_precision,
+            compat=self.compat,
+        )
         # rounded to the precision asked for, then computed in what has a triangular solver
+        least = self.linear_precision if is_fused else torch.float32
+        precise = torch.promote_types(self.linear_precision, least)
         parts = (x.to(self.linear_precision).to(precise) for x in (q, k, v, gate))
         with _without_autocast(q.device.type):
-            out, new_state = self._run(*parts, state=state, entry=entry, lengths=lengths)
+            out, new_state = self._run(
+                *parts, state=state, entry=entry, lengths=lengths, is_fused=is_fused
+            )
         if use_cache:
             kept: dict[str, Any] = {"recurrent_state": new_state}
             if self.mode.order > 1:
@@ -194,7 +211,10 @@ class LinearAttentionOp(nn.Module):
 
     def extra_repr(self) -> str:
         """Name the mode in what `print` shows."""
-        return f"{self.mode}, linear_precision={self.linear_precision}, compat={self.compat!r}"
+        return (
+            f"{self.mode}, linear_precision={self.linear_precision}, compat={self.compat!r}, "
+            f"backend={self.backend!r}"
+        )
 
     def _run(
         self,
@@ -206,6 +226,7 @@ class LinearAttentionOp(nn.Module):
         state: Tensor | None,
         entry: Mapping[str, Any],
         lengths: Tensor | None,
+        is_fused: bool,
     ) -> tuple[Tensor, Tensor]:
         if self.compat == "upstream":
             groups = q.shape[1] // k.shape[1]
@@ -223,11 +244,12 @@ class LinearAttentionOp(nn.Module):
             v,
             gate,
             mode=self.mode,
-            state=None if state is None else state.to(q.dtype),
+            state=state if state is None or is_fused else state.to(q.dtype),
             chunk_size=self.max_chunk_size,
             previous=previous,
             offset=entry.get("offset"),
             lengths=lengths,
+            backend="fla" if is_fused else "torch",
         )
 
     def _tails(self, buffers: _Four | None, new: _Four, lengths: Tensor | None) -> _Four:

@@ -67,7 +67,7 @@ class CausalAvgPool1d(nn.Module):
 
     def mean_of_last(
         self, whole: Float[Tensor, "batch pos d_model"]
-    ) -> Float[Tensor, "batch one d_pooled"]:
+    ) -> Float[Tensor, "batch 1 d_pooled"]:
         """Return the mean for the last position alone.
 
         Args:

@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 from pellucid.core import ArgumentError
 from pellucid.tptt._activation import unlinear_activation
 from pellucid.tptt._delta_rule import delta_rule_chunk
+from pellucid.tptt._kernels import run_kernels, takes_kernels
 from pellucid.tptt._modes import RecurrentMode
 from pellucid.tptt._virtual import expand_writes
 
@@ -42,6 +43,7 @@ def linear_attention(
     | None = None,
     offset: Int[Tensor, " batch"] | None = None,
     lengths: Int[Tensor, " batch"] | None = None,
+    backend: str = "auto",
 ) -> tuple[Float[Tensor, "batch head pos d_head"], Float[Tensor, "batch kv_head d_head d_head"]]:
     """Apply a recurrent mode, chunk by chunk, in the dtype of the queries.
 
@@ -61,14 +63,20 @@ def linear_attention(
         previous: Keys and values of the `mode.order - 1` tokens before; zeros when omitted.
         offset: How many tokens came after the last activation, fewer than `chunk_size`.
         lengths: How many tokens of each row count; the others, at its end, are ignored.
+        backend: "torch", "fla" for the kernels of flash-linear-attention, which keep the state in
+            float32, or "auto" for these where they can be had: on CUDA, in half precision, with one
+            gate for each head and no gelu.
 
     Returns:
         What each token reads, and the state after the last one that counts.
 
     Raises:
-        ArgumentError: (a ValueError) If heads cannot be grouped, or the chunk size is below 1.
+        ArgumentError: (a ValueError) If heads cannot be grouped, the chunk size is below 1, or the
+            backend cannot do this.
+        MissingDependencyError: (an ImportError) If the backend is not installed.
     """
     _check(q, k, chunk_size)
+    is_fused = takes_kernels(backend, mode, gate, width=k.shape[-1], dtype=q.dtype)
     if lengths is not None:
         ended = torch.arange(q.shape[2], device=q.device) >= lengths[:, None]
         hidden = ended[:, None, :, None]
@@ -78,6 +86,8 @@ def linear_attention(
     if q.shape[2] == 0:
         return q, state
     tokens = _expand(_Tokens(q, k, v, gate), mode, previous)
+    if is_fused:
+        return run_kernels(*tokens, state=state, order=mode.order)
     if mode.linear:
         return delta_rule_chunk(*tokens, state=state, order=mode.order, chunk_size=chunk_size)
     return _run_on_grid(tokens, mode.order, state, chunk_size, offset, lengths)
