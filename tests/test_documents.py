@@ -5,9 +5,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted({*ROOT.glob("*.md"), *ROOT.glob("packages/*/*.md"), *ROOT.glob("docs/**/*.md")})
-GUIDES = [ROOT / "docs/wrap-your-own-model.md"]
+GUIDES = [ROOT / "docs/wrap-your-own-model.md", *ROOT.glob("docs/tutorials/*.md")]
 READMES = [path for path in DOCUMENTS if path.name == "README.md" or path in GUIDES]
-BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"^```(?:python|\{code-cell\} python)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?://|mailto:|#)([^)#\s]+)")
 
 
@@ -19,7 +19,10 @@ def name(path: Path) -> str:
 def test_the_examples_of_a_readme_run(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Blocks of one file share their names, and tracebacks show the lines of that file."""
+    """Blocks of one file share their names, and tracebacks show the lines of that file.
+
+    Tutorials are MyST notebooks: their cells are blocks.
+    """
     monkeypatch.chdir(tmp_path)
     text = path.read_text(encoding="utf-8")
     names: dict[str, object] = {"__name__": "__main__"}
