@@ -80,19 +80,20 @@ def cached_table(directory: Path, make: Callable[[], Table], *, rewrite: bool = 
             return Table.load(directory)
         except CheckpointError as error:
             _LOGGER.warning("made anew: %s", error)
+            rewrite = True
     table = make()
     directory.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
         table.save(draft)
-        _move(draft, directory)
+        _move(draft, directory, replace=rewrite)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return Table.load(directory)
 
 
-def _move(draft: Path, directory: Path) -> None:
-    if directory.is_dir():
+def _move(draft: Path, directory: Path, *, replace: bool) -> None:
+    if replace and directory.is_dir():
         # A directory that holds something cannot be replaced: put it aside first.
         aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
         try:

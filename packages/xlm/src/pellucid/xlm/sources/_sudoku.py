@@ -16,11 +16,13 @@ from pellucid.xlm.sources._source import (
     hash_rows,
     render_tokens,
 )
-from pellucid.xlm.sources._sudoku_large import dig_puzzles, random_grid, transform_grids
+from pellucid.xlm.sources._sudoku_large import dig_puzzles, draw_symmetries, random_grid
 from pellucid.xlm.sources._sudoku_small import draw_puzzles
 
-# Grids that are images of one another under the symmetries of sudoku; they stay in one split.
-_IMAGES = 64
+# To make a grid, and a puzzle of it, takes far longer than to turn them into another. Images of one
+# grid stay in one split.
+_ROWS_OF_GRID = 64
+_PATTERNS_OF_GRID = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +34,8 @@ class SudokuSource(LocalSource):
 
     Attributes:
         cells: Along a side: 4 or 9.
-        min_clues: Fewest digits given; 4 or 17 if None.
+        min_clues: Fewest digits given; 4 or 17 if None. A 9x9 puzzle has as few as singles can be
+            solved from, about 25, unless this is more.
         max_clues: Most digits given, 4x4 only; 10 if None.
         holdout: What splits do not share: "puzzle" or "grid".
     """
@@ -51,9 +54,7 @@ class SudokuSource(LocalSource):
         if self.holdout not in ("puzzle", "grid"):
             raise UnknownNameError("holdout", self.holdout, ("puzzle", "grid"))
         if self.cells == 9 and self.max_clues is not None:
-            raise ArgumentError(
-                "9x9 puzzles have as few clues as their order allows; give min_clues alone"
-            )
+            raise ArgumentError("9x9 puzzles have as few clues as can be; give min_clues alone")
         least, most = self._clues()
         floor = 4 if self.cells == 4 else 17
         if not floor <= least <= most <= self.cells**2:
@@ -64,31 +65,43 @@ class SudokuSource(LocalSource):
 
     def propose(self, rng: np.random.Generator, n_rows: int) -> Proposal:
         """Draw puzzles; some rows fewer where no puzzle with one solution was found."""
-        least, most = self._clues()
-        if self.cells == 4:
-            puzzles, solutions = draw_puzzles(rng, n_rows, min_clues=least, max_clues=most)
-            groups = hash_rows(solutions if self.holdout == "grid" else puzzles)
-        else:
-            bases = np.array([random_grid(rng) for _ in range(n_rows // _IMAGES + 1)])
-            base = rng.integers(len(bases), size=n_rows)
-            solutions = transform_grids(rng, bases[base])
-            puzzles = dig_puzzles(rng, solutions, min_clues=least)
-            groups = hash_rows(bases)[base]
-
-        def render(rows: np.ndarray) -> TextColumns:
-            return {
-                "puzzle": render_tokens(puzzles[rows]),
-                "solution": render_tokens(solutions[rows]),
-            }
-
-        return Proposal(hash_rows(puzzles), render, groups)
+        return self._small(rng, n_rows) if self.cells == 4 else self._large(rng, n_rows)
 
     def tokenizer(self) -> SimpleSpaceTokenizer:
         """Return the tokenizer of 0 and the digits."""
         return SimpleSpaceTokenizer.for_numbers(self.cells + 1)
+
+    def _small(self, rng: np.random.Generator, n_rows: int) -> Proposal:
+        least, most = self._clues()
+        puzzles, solutions = draw_puzzles(rng, n_rows, min_clues=least, max_clues=most)
+        groups = hash_rows(solutions if self.holdout == "grid" else puzzles)
+        return Proposal(
+            hash_rows(puzzles), lambda rows: _write(puzzles[rows], solutions[rows]), groups
+        )
+
+    def _large(self, rng: np.random.Generator, n_rows: int) -> Proposal:
+        grids = np.array([random_grid(rng) for _ in range(n_rows // _ROWS_OF_GRID + 1)])
+        pattern = rng.integers(len(grids) * _PATTERNS_OF_GRID, size=n_rows)
+        base = grids[pattern // _PATTERNS_OF_GRID]
+        symmetry = draw_symmetries(rng, n_rows)
+        solutions = symmetry.apply(base)
+        digging = np.random.default_rng(rng.integers(2**63))
+
+        def render(rows: np.ndarray) -> TextColumns:
+            # Only what belongs to the split is worth the digging.
+            used, which = np.unique(pattern[rows], return_inverse=True)
+            bases = grids[used // _PATTERNS_OF_GRID]
+            dug = dig_puzzles(digging, bases, min_clues=self._clues()[0])
+            return _write(symmetry.take(rows).apply(dug[which]), solutions[rows])
+
+        return Proposal(hash_rows(solutions), render, hash_rows(base))
 
     def _clues(self) -> tuple[int, int]:
         if self.cells == 4:
             least = 4 if self.min_clues is None else self.min_clues
             return least, 10 if self.max_clues is None else self.max_clues
         return 17 if self.min_clues is None else self.min_clues, 81
+
+
+def _write(puzzles: np.ndarray, solutions: np.ndarray) -> TextColumns:
+    return {"puzzle": render_tokens(puzzles), "solution": render_tokens(solutions)}

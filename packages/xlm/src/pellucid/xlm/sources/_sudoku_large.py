@@ -4,6 +4,8 @@ Cells are held as bits of the digits that they may still be, for many puzzles at
 propagation fills has one solution, since propagation only leaves out what no solution has.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 _ALL = 0x1FF
@@ -39,39 +41,76 @@ def random_grid(rng: np.random.Generator) -> np.ndarray:
     return np.array(grid)
 
 
-def transform_grids(rng: np.random.Generator, grids: np.ndarray) -> np.ndarray:
-    """Return each grid, (rows, 81), under a random symmetry of sudoku."""
-    n_rows = len(grids)
-    squares = grids.reshape(n_rows, 9, 9)
-    squares = np.take_along_axis(squares, _line_order(rng, n_rows)[:, :, None], axis=1)
-    squares = np.take_along_axis(squares, _line_order(rng, n_rows)[:, None, :], axis=2)
-    flipped = rng.random(n_rows) < 0.5
-    squares = np.where(flipped[:, None, None], squares.transpose(0, 2, 1), squares)
+@dataclass(frozen=True)
+class Symmetries:
+    """Ways to turn a grid into another one, one for each row.
+
+    Attributes:
+        lines: The order of the lines, (rows, 9).
+        columns: The order of the columns, (rows, 9).
+        is_flipped: Whether lines become columns, (rows,).
+        digits: What becomes of 0 (which stays), 1, 2, ... 9, (rows, 10).
+    """
+
+    lines: np.ndarray
+    columns: np.ndarray
+    is_flipped: np.ndarray
+    digits: np.ndarray
+
+    def apply(self, grids: np.ndarray) -> np.ndarray:
+        """Return what becomes of grids, with blanks or without, (rows, 81)."""
+        squares = grids.reshape(-1, 9, 9)
+        squares = np.take_along_axis(squares, self.lines[:, :, None], axis=1)
+        squares = np.take_along_axis(squares, self.columns[:, None, :], axis=2)
+        flipped = squares.transpose(0, 2, 1)
+        squares = np.where(self.is_flipped[:, None, None], flipped, squares)
+        return np.take_along_axis(self.digits, squares.reshape(-1, 81), axis=1)
+
+    def take(self, rows: np.ndarray) -> "Symmetries":
+        """Return those of some rows."""
+        return Symmetries(
+            self.lines[rows], self.columns[rows], self.is_flipped[rows], self.digits[rows]
+        )
+
+
+def draw_symmetries(rng: np.random.Generator, n_rows: int) -> Symmetries:
+    """Draw symmetries of sudoku, all equally likely."""
     digits = rng.random((n_rows, 9)).argsort(axis=1) + 1
-    return np.take_along_axis(digits, squares.reshape(n_rows, 81) - 1, axis=1)
+    return Symmetries(
+        lines=_line_order(rng, n_rows),
+        columns=_line_order(rng, n_rows),
+        is_flipped=rng.random(n_rows) < 0.5,
+        digits=np.concatenate([np.zeros((n_rows, 1), dtype=np.int64), digits], axis=1),
+    )
 
 
 def dig_puzzles(rng: np.random.Generator, grids: np.ndarray, *, min_clues: int) -> np.ndarray:
-    """Return puzzles, 0 for blanks, with as few of each grid's cells as a random order allows.
+    """Return puzzles, 0 for blanks, of which no cell more could be taken.
+
+    Cells are tried in a random order, many at once where that goes well.
 
     Args:
-        rng: Draws the order in which cells are given.
+        rng: Draws the order in which cells are tried.
         grids: Solutions, (rows, 81).
-        min_clues: Fewest cells to give.
+        min_clues: Fewest cells to leave.
     """
     rank = rng.random(grids.shape).argsort(axis=1).argsort(axis=1)
-    low = np.full(len(grids), min(min_clues, 81) - 1)
-    high = np.full(len(grids), 81)
-    # The more cells are given, the more propagation fills: the least number is found by halving.
+    puzzles = grids.copy()
+    at = np.zeros(len(grids), dtype=np.int64)
+    step = np.full(len(grids), 32)
     while True:
-        open_ = np.flatnonzero(high - low > 1)
+        spare = (puzzles > 0).sum(axis=1) - min_clues
+        open_ = np.flatnonzero((at < 81) & (spare > 0))
         if not len(open_):
-            break
-        middle = (low[open_] + high[open_]) // 2
-        solved = fills(np.where(rank[open_] < middle[:, None], grids[open_], 0))
-        high[open_] = np.where(solved, middle, high[open_])
-        low[open_] = np.where(solved, low[open_], middle)
-    return np.where(rank < high[:, None], grids, 0)
+            return puzzles
+        tried = np.minimum(step[open_], spare[open_])
+        from_ = at[open_, None]
+        is_tried = (rank[open_] >= from_) & (rank[open_] < from_ + tried[:, None])
+        attempt = np.where(is_tried, 0, puzzles[open_])
+        solved = fills(attempt)
+        puzzles[open_[solved]] = attempt[solved]
+        at[open_] += np.where(solved, tried, tried == 1)
+        step[open_] = np.where(solved, tried * 2, np.maximum(tried // 2, 1))
 
 
 def fills(puzzles: np.ndarray) -> np.ndarray:
