@@ -67,9 +67,12 @@ class ThinningCheckpoint(Checkpoint):
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """A run that resumes has its step on the disk already."""
+        """Note what is on the disk already, and remove what a killed run left of a checkpoint."""
         del pl_module
         self._saved = trainer.global_step
+        if trainer.is_global_zero:
+            for part in self.dirpath.glob(".*.partial"):
+                part.unlink(missing_ok=True)
 
     def on_train_batch_end(
         self,

@@ -3,6 +3,7 @@
 import os
 import pickle
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -100,7 +101,8 @@ def write_aside(path: Path, write: Callable[[IO[bytes]], None]) -> None:
         )
         raise CheckpointError(message) from error
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink()
 
 
 def _sync_directory(directory: Path) -> None:
