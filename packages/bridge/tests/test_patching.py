@@ -132,9 +132,7 @@ def test_a_mask_is_heeded(gpt2):
     mask = torch.tensor([[0, 1, 1, 1, 1], [1, 1, 1, 1, 1]])
     with torch.no_grad():
         _, clean = gpt2.run_with_cache(CLEAN, attention_mask=mask)
-        made = patching.get_act_patch_attn_out(
-            gpt2, CORRUPTED, clean, metric, attention_mask=mask
-        )
+        made = patching.get_act_patch_attn_out(gpt2, CORRUPTED, clean, metric, attention_mask=mask)
         name = "blocks.1.hook_attn_out"
 
         def patch(value, hook):
@@ -278,7 +276,7 @@ PRECISE = {
 )
 def test_attribution_is_the_limit_of_patching(kind, name, axes):
     bridge = TransformerBridge(PRECISE[kind]())
-    clean, corrupted = caches(bridge)
+    clean, _ = caches(bridge)
     made = attribution_patch(bridge, CORRUPTED, clean, metric, name, axes)
     places = {"layer": None, "pos": 1, "head": 2, "head_index": 2, "dest_pos": 2, "src_pos": 3}
     if name == "pattern":

@@ -27,6 +27,7 @@ from pellucid.bridge._errors import (
 from pellucid.bridge._factored import FactoredMatrix
 from pellucid.bridge._generation import GenerateOutput
 from pellucid.bridge._head_detector import detect_head
+from pellucid.bridge._hook_loss import HookLoss
 from pellucid.bridge._infer import infer_architecture
 from pellucid.bridge._lens import LogitLens, logit_lens, read_lens
 from pellucid.bridge._linear_probe import LinearProbe, fit_probe
@@ -72,6 +73,7 @@ __all__ = [
     "FactoredMatrix",
     "GenerateOutput",
     "HookError",
+    "HookLoss",
     "HookNameError",
     "HookPoint",
     "HookSpec",

@@ -1,6 +1,6 @@
 """The methods of a bridge that concern what heads and layers do to each other."""
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -79,7 +79,7 @@ class Analysing(Weighing):
                 f"({biased[0]}), so they have no sum."
             )
 
-    def all_composition_scores(self, mode: Literal["Q", "K", "V"]) -> CompositionScores:
+    def all_composition_scores(self, mode: str) -> CompositionScores:
         """Return how much each head's queries, keys or values read of what earlier heads write.
 
         The weights are taken as they are; fold norms into them first for scores that heed norms.

@@ -1,7 +1,6 @@
 """Cached activations of one run."""
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -50,7 +49,10 @@ class ActivationCache(StateActivations, NeuronActivations):
                 f"the batch holds {size} samples, so its axis cannot be dropped. Choose one: "
                 "cache.apply_slice_to_batch_dim(0)."
             )
-        return self._index_batch(lambda held: held[0] if held.ndim and len(held) == 1 else held)
+        names = set(self._batch_names())
+        self.cache_dict = {n: v[0] if n in names else v for n, v in self.cache_dict.items()}
+        self.has_batch_dim = False
+        return self
 
     def apply_slice_to_batch_dim(self, batch_slice: Any) -> "ActivationCache":
         """Return a cache of some samples; of one alone, without the axis of the batch.
@@ -60,12 +62,18 @@ class ActivationCache(StateActivations, NeuronActivations):
         """
         if not self.has_batch_dim:
             raise ArgumentError("the axis of the batch has been dropped already.")
-        chosen = Slice(batch_slice)
+        chosen, size = Slice(batch_slice), self._batch_size()
+        has_batch_dim = chosen.mode != "int"
+
+        def choose(held: torch.Tensor) -> torch.Tensor:
+            # Position embeddings stand there once for all samples.
+            if len(held) == 1 < size:
+                return held if has_batch_dim else held[0]
+            return chosen.apply(held)
+
         names = set(self._batch_names())
-        made = {n: chosen.apply(v) if n in names else v for n, v in self.cache_dict.items()}
-        return type(self)(
-            made, self.model, has_batch_dim=chosen.mode != "int", aliases=self._aliases
-        )
+        made = {n: choose(v) if n in names else v for n, v in self.cache_dict.items()}
+        return type(self)(made, self.model, has_batch_dim=has_batch_dim, aliases=self._aliases)
 
     def to(self, device: torch.device | str) -> "ActivationCache":
         """Move all activations to a device; returns the cache itself."""
@@ -129,7 +137,9 @@ class ActivationCache(StateActivations, NeuronActivations):
             _check_model(about, model, path)
         stored = StoredActivations(path, about, device)
         held: Any = stored if lazy else _read_all(stored, about)
-        return cls(held, model, has_batch_dim=about.has_batch_dim, aliases=about.aliases)
+        made = cls(held, model, has_batch_dim=about.has_batch_dim, aliases=about.aliases)
+        made._origin = about.model
+        return made
 
     def offload(self, path: str | os.PathLike[str]) -> "ActivationCache":
         """Write the cache to a file and keep it there; returns the cache itself.
@@ -146,18 +156,16 @@ class ActivationCache(StateActivations, NeuronActivations):
             found = self._table.aliases.items()
             aliases = {alias: name for alias, name in found if name in self.cache_dict}
         return CacheFile(
-            model="" if self.model is None else type(self.model.original_model).__name__,
+            model=self._origin if self.model is None else _name_of(self.model),
             has_batch_dim=self.has_batch_dim,
             order=list(self.cache_dict),
             same={},
             aliases=aliases,
         )
 
-    def _index_batch(self, index: Callable[[torch.Tensor], torch.Tensor]) -> "ActivationCache":
-        names = set(self._batch_names())
-        self.cache_dict = {n: index(v) if n in names else v for n, v in self.cache_dict.items()}
-        self.has_batch_dim = False
-        return self
+
+def _name_of(model: Any) -> str:
+    return type(model.original_model).__name__
 
 
 def _read_all(stored: StoredActivations, about: CacheFile) -> dict[str, torch.Tensor]:
@@ -169,7 +177,7 @@ def _read_all(stored: StoredActivations, about: CacheFile) -> dict[str, torch.Te
 
 
 def _check_model(about: CacheFile, model: Any, path: str | os.PathLike[str]) -> None:
-    kind, table = type(model.original_model).__name__, model.hook_table()
+    kind, table = _name_of(model), model.hook_table()
     unknown = [name for name in about.order if name.removesuffix("_grad") not in table]
     if about.model != kind or unknown:
         what = f"has no activation {unknown[0]!r}" if unknown else f"is a {kind}"

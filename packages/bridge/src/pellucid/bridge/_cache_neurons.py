@@ -47,9 +47,7 @@ class NeuronActivations(StackedActivations):
             ArchitectureError: (a ValueError) If the layer has no neurons that all tokens share:
                 there is no MLP, or it is one of experts.
         """
-        wanted = _Wanted(
-            neurons=Slice.unwrap(neuron_slice), pos_slice=pos_slice, directions=project_output_onto
-        )
+        wanted = self._want(neuron_slice, pos_slice, project_output_onto, False, layer, False)
         writer = self._mlp_writer(layer)
         made = self._neuron_results(writer, wanted)
         if project_output_onto is not None and project_output_onto.ndim == 1:

@@ -38,6 +38,8 @@ class CachedActivations(Mapping[str, Tensor]):
         self.model = model
         self.has_batch_dim = has_batch_dim
         self._aliases = aliases or {}
+        # The class of the model that a file says it comes from.
+        self._origin = ""
 
     @property
     def bridge(self) -> Any:
