@@ -32,6 +32,7 @@ WAYS = [
     {"confidence": None, "temperature": 0.0},
     *({"confidence": name} for name in DOUBTS),
     *({"confidence": name, "threshold": 0.3} for name in DOUBTS),
+    {"confidence": "entropy", "threshold": 0.9, "threshold_rule": "dependence"},
     {"confidence": "top_prob", "block_length": 2},
     {"confidence": "entropy", "threshold": 2.0, "block_length": 2},
     {"confidence": None, "block_length": 2, "top_k": 3},
@@ -188,11 +189,13 @@ def test_records_hold_what_was_written(mlm_model, batch):
 def test_the_rule_of_doubts_takes_a_prefix_that_stays_below():
     doubts = torch.tensor([[0.1, 0.5, 0.2, 0.0], [0.9, 0.8, 0.7, 0.6]])
     is_open = torch.tensor([[True, True, True, False], [True] * 4])
-    # 0.1, 0.2, 0.5: without the largest, 0, 0.1, 0.3. And 0.6, 0.7, ...: 0, 0.6, ...
-    assert count_within(doubts, is_open, 0.25).tolist() == [2, 1]
-    assert count_within(doubts, is_open, 0.35).tolist() == [3, 1]
-    assert count_within(doubts, is_open, 1e-9).tolist() == [1, 1]
-    assert count_within(doubts, is_open, 0.65).tolist() == [3, 2]
+    # Of 0.1, 0.2, 0.5 the sums are 0.1, 0.3, 0.8; without the largest 0, 0.1, 0.3.
+    for threshold, with_all, without in ((0.25, 1, 2), (0.35, 2, 3), (1e-9, 1, 1), (0.9, 3, 3)):
+        for spares_largest, expected in ((False, with_all), (True, without)):
+            counts = count_within(doubts, is_open, threshold, spares_largest=spares_largest)
+            assert counts[0] == expected
+    assert count_within(doubts, is_open, 0.65, spares_largest=True)[1] == 2
+    assert count_within(doubts, is_open, 0.65, spares_largest=False)[1] == 1
 
 
 def test_the_surest_is_ranked_first_and_the_leftmost_of_equals():
@@ -231,6 +234,8 @@ def test_bad_input_is_named(mlm_model):
         predictor(mlm_model, threshold=0.1)
     with pytest.raises(UnknownNameError, match="top_prob"):
         predictor(mlm_model, confidence="topprob")
+    with pytest.raises(UnknownNameError, match="dependence"):
+        predictor(mlm_model, threshold_rule="independence")
     with pytest.raises(ArgumentError, match="max_steps is 0"):
         predictor(mlm_model, max_steps=0)
     with pytest.raises(ArgumentError, match="block_length is -1"):

@@ -46,17 +46,27 @@ def rank(
 
 
 def count_within(
-    doubts: Float[Tensor, "batch pos"], is_open: Bool[Tensor, "batch pos"], threshold: float
+    doubts: Float[Tensor, "batch pos"],
+    is_open: Bool[Tensor, "batch pos"],
+    threshold: float,
+    *,
+    spares_largest: bool,
 ) -> Int64[Tensor, " batch"]:
     """Return how many of the surest positions can be filled at once, at least one.
 
-    The doubts of those taken, without the largest, stay below the threshold: where they are
-    entropies, that bounds what is lost by filling positions independently (Ben-Hamu et al. 2025,
-    arXiv:2505.24857).
+    Args:
+        doubts: How unsure the network is of each position.
+        is_open: Which positions there are to fill.
+        threshold: What the doubts of those taken stay below, in sum.
+        spares_largest: Leave the largest of them out of the sum. Where doubts are entropies, the
+            rest bounds what is lost by filling positions independently (Ben-Hamu et al. 2025,
+            arXiv:2505.24857), but a token that is a guess may be taken along with sure ones, though
+            later it would be none. With it, where doubts are chances to be wrong, the sum bounds
+            the chance that any of the tokens taken is wrong.
     """
     ordered = doubts.masked_fill(~is_open, torch.inf).sort(dim=1, stable=True).values
-    excess = ordered.cumsum(dim=1) - ordered
-    is_taken = (excess < threshold) & ordered.isfinite()
+    total = ordered.cumsum(dim=1)
+    is_taken = ((total - ordered if spares_largest else total) < threshold) & ordered.isfinite()
     return is_taken.long().cumprod(dim=1).sum(dim=1).clamp(min=1)
 
 

@@ -47,8 +47,11 @@ class MLMPredictor(Predictor[MLMPredictionBatch, MLMPredictionDict]):
         confidence: Fill first where the best token has the highest probability ("top_prob"), or the
             largest margin ("prob_diff"), or where the entropy is lowest ("entropy"); in random
             order if None.
-        threshold: Fill as many of the surest masks as its sum of doubts allows; see `count_within`.
-            If None, masks are shared out evenly over the steps.
+        threshold: Fill as many of the surest masks as keep the sum of their doubts below it, at
+            least one; if None, masks are shared out evenly over the steps.
+        threshold_rule: "error" sums the doubts of all masks filled at once: for "top_prob" that
+            bounds the chance that one of them is wrong. "dependence" leaves the largest out, as
+            published: for "entropy" that bounds what is lost by drawing them independently.
         confidence_temperature: Divides logits before confidences are read from them.
         temperature: Divides logits before tokens are drawn; 0 takes the best ones.
         block_length: Fill blocks of that many positions from left to right, each in any order.
@@ -72,6 +75,7 @@ class MLMPredictor(Predictor[MLMPredictionBatch, MLMPredictionDict]):
         top_p: float | None = None,
         confidence: str | None = None,
         threshold: float | None = None,
+        threshold_rule: str = "error",
         confidence_temperature: float = 1.0,
         temperature: float = 1.0,
         block_length: int | None = None,
@@ -87,6 +91,8 @@ class MLMPredictor(Predictor[MLMPredictionBatch, MLMPredictionDict]):
         if threshold is not None and confidence is None:
             message = f"threshold={threshold!r} needs a confidence; choose {sorted(DOUBTS)!r}"
             raise ArgumentError(message)
+        if threshold_rule not in ("error", "dependence"):
+            raise UnknownNameError("threshold rule", threshold_rule, ("error", "dependence"))
         _check_positive(
             max_steps=max_steps,
             max_new_tokens=max_new_tokens,
@@ -97,6 +103,7 @@ class MLMPredictor(Predictor[MLMPredictionBatch, MLMPredictionDict]):
         self.tokenizer, self.model, self.noise_schedule = tokenizer, model, noise_schedule
         self.top_k, self.top_p = top_k, top_p
         self.confidence, self.threshold = confidence, threshold
+        self.threshold_rule = threshold_rule
         self.confidence_temperature, self.temperature = confidence_temperature, temperature
         self.block_length, self.logits_hook = block_length, logits_hook
         self.skip_special_tokens, self.add_bos = skip_special_tokens, add_bos
@@ -269,7 +276,12 @@ class MLMPredictor(Predictor[MLMPredictionBatch, MLMPredictionDict]):
         present = blocks.masked_fill(~is_open, _FAR).amin(dim=1, keepdim=True)
         in_block = is_open & (blocks == present)
         if self.threshold is not None:
-            counts = count_within(doubts, in_block, self.threshold)
+            counts = count_within(
+                doubts,
+                in_block,
+                self.threshold,
+                spares_largest=self.threshold_rule == "dependence",
+            )
         else:
             n_blocks = blocks.masked_fill(~is_open, -1).amax(dim=1) - present[:, 0] + 1
             counts = share_of_steps(is_open.sum(dim=1), in_block.sum(dim=1), n_blocks, steps_left)
