@@ -7,6 +7,7 @@ from torch import nn
 from pellucid.bridge._describe_parts import BlockView
 from pellucid.bridge._ground import Ground
 from pellucid.bridge._ledger import Ledger, read_exactly
+from pellucid.bridge._trials import Change, find_visible, shift
 from pellucid.bridge._weight_table import NORMS
 from pellucid.bridge._weight_views import StackedViews, WeightView, read_parameter
 
@@ -29,9 +30,17 @@ class WriterCentring:
     def find_obstacle(self) -> str | None:
         """Return what reads the stream with its mean, None if nothing does."""
         found = (obstacle for view in self._ground.blocks() for obstacle in self._check(view))
-        first = next(found, None)
-        if first is not None or self._is_post_norm():
+        first = next(found, None) or self._check_end()
+        if first is not None:
             return first
+        modules = {view.module: name for name, view in self._writers()}
+        trials = {name: [Change(module, "after", shift)] for module, name in modules.items()}
+        visible = find_visible(self._ground, trials)
+        return visible and f"the mean of what {visible} writes is read by something"
+
+    def _check_end(self) -> str | None:
+        if self._is_post_norm():
+            return None
         final = list(self._ground.parts("ln_final"))
         if not final:
             return "the stream is unembedded without a norm before it"
@@ -70,16 +79,19 @@ class WriterCentring:
 
     def apply(self, ledger: Ledger) -> None:
         """Centre everything that writes to the stream."""
+        for _, view in self._writers():
+            _centre(view, ledger)
+
+    def _writers(self) -> Iterator[tuple[str, WeightView]]:
         tables = _TABLES if self._reads_tables_by_norm() else ()
         for name, spec in self._ground.weights.items():
-            short = name.rpartition(".")[2]
-            if short not in (*_WRITERS, *tables):
+            if name.rpartition(".")[2] not in (*_WRITERS, *tables):
                 continue
             source = spec.source
             views = source.views if isinstance(source, StackedViews) else (source,)
             for view in views:
                 if isinstance(view, WeightView) and view.get().shape[-1] == self._ground.width:
-                    _centre(view, ledger)
+                    yield name, view
 
     def _reads_tables_by_norm(self) -> bool:
         norms = list(self._ground.parts("embed_ln"))
@@ -109,8 +121,10 @@ class UnembeddingCentring:
         spec = self._ground.weights.get("unembed.W_U")
         if spec is None or not isinstance(spec.source, WeightView):
             return "the model has no unembedding"
-        read_parameter(spec.source.module, spec.source.parameter)
-        return None
+        module = spec.source.module
+        read_parameter(module, spec.source.parameter)
+        visible = find_visible(self._ground, {"unembed": [Change(module, "after", shift)]})
+        return visible and "the logits are changed by more than softmax after the unembedding"
 
     def apply(self, ledger: Ledger) -> None:
         """Centre the unembedding and its bias."""

@@ -11,6 +11,7 @@ from pellucid.bridge._ground import Ground
 from pellucid.bridge._ledger import Ledger, read_exactly
 from pellucid.bridge._norms import NormFormula
 from pellucid.bridge._readers import Reader, ReadNorm, find_readers
+from pellucid.bridge._trials import Change, double, find_visible, halve
 from pellucid.bridge._weight_views import has_parameter, read_parameter
 
 
@@ -33,10 +34,16 @@ class NormFolding:
         if not self._norms:
             return "no norm stands before projections: the stream itself is normalised"
         found = (self._find_obstacle(one) for one in self._norms)
-        return next((obstacle for obstacle in found if obstacle is not None), None)
+        obstacle = next((obstacle for obstacle in found if obstacle is not None), None)
+        if obstacle is None:
+            # What a norm gives, doubled, and halved again where it is read.
+            trials = {one.name: _double(one) for one in self._norms if _has_parameters(one)}
+            name = find_visible(self._ground, trials)
+            obstacle = name and f"not only projections read what {name} gives"
+        return obstacle
 
     def _find_obstacle(self, one: ReadNorm) -> str | None:
-        if not has_parameter(one.norm, "weight") and not has_parameter(one.norm, "bias"):
+        if not _has_parameters(one):
             return None
         if one.obstacle is not None:
             return one.obstacle
@@ -75,6 +82,15 @@ class NormFolding:
             ledger.write(norm, "weight", torch.full_like(weight, 1.0 - formula.offset))
         if bias is not None:
             ledger.write(norm, "bias", torch.zeros_like(bias))
+
+
+def _has_parameters(one: ReadNorm) -> bool:
+    return has_parameter(one.norm, "weight") or has_parameter(one.norm, "bias")
+
+
+def _double(one: ReadNorm) -> list[Change]:
+    takers = dict.fromkeys(reader.module for reader in one.readers)
+    return [Change(one.norm, "after", double), *(Change(t, "before", halve) for t in takers)]
 
 
 def _fold_into(

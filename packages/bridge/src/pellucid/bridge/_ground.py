@@ -101,6 +101,10 @@ class Ground:
         """Return the model's log-probabilities on the probe, (batch, pos, d_vocab), in float32."""
         return self._run(self.make_inputs(self._probe)).float().log_softmax(-1)
 
+    def predict(self) -> Tensor:
+        """Return its log-probabilities on drawn tokens, in its own dtype."""
+        return self._run(self.make_inputs()).log_softmax(-1)
+
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Return activations on drawn tokens by name, those that the model has."""
         table = self.bridge.hook_table()
