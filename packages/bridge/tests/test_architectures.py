@@ -56,29 +56,27 @@ _SIZES = {
 
 
 @PER_CASE
-@pytest.mark.parametrize("way", ["noted", "hooked"])
-def test_activations_have_the_shapes_that_the_table_says(case, way):
+def test_what_is_noted_is_what_hooks_see_and_has_the_shape_that_the_table_says(case):
     bridge = make_bridge(case)
-    shapes = {}
-    if way == "noted":
-        shapes = {name: held.shape for name, held in _cache(bridge).items()}
-    else:
-        hooks = [
-            (n, lambda v, hook: shapes.update({hook.name: v.shape})) for n in bridge.select_names()
-        ]
-        _run(bridge, hooks)
-    assert set(shapes) == set(bridge.select_names())
-    for name, shape in shapes.items():
-        spec = bridge.hook_table()[name]
-        axes = spec.shape.split()
-        assert {*axes} <= {"1", *AXES}, name
-        assert len(axes) == len(shape), (name, spec.shape, shape)
-        assert all(
-            size in _SIZES.get(axis, {size}) for axis, size in zip(axes, shape, strict=True)
-        ), (name, spec.shape, shape)
-        if "head" in axes and "head pos" not in spec.shape:
-            heads = {bridge.cfg.n_heads, bridge.cfg.n_key_value_heads, 1}
-            assert shape[axes.index("head")] in heads or "mixer" in name, name
+    table, names, seen = bridge.hook_table(), bridge.select_names(), {}
+    _run(bridge, [(n, lambda v, hook: seen.update({hook.name: v.clone()})) for n in names])
+    noted = _cache(bridge)
+    assert set(noted) == set(seen) == set(names)
+    for name, value in noted.items():
+        scale = max(1, float(value[value.abs() < 1e30].abs().max()))
+        assert value.shape == seen[name].shape
+        assert _gap(value.clamp(min=-1e3), seen[name].clamp(min=-1e3)) < 1e-5 * scale, name
+        _check_shape(table[name], value.shape, bridge.cfg)
+
+
+def _check_shape(spec, shape, cfg):
+    axes = spec.shape.split()
+    assert {*axes} <= {"1", *AXES}, spec
+    assert len(axes) == len(shape), (spec, shape)
+    sizes = zip(axes, shape, strict=True)
+    assert all(size in _SIZES.get(axis, {size}) for axis, size in sizes), (spec, shape)
+    if "head" in axes and "mixer" not in spec.name:
+        assert shape[axes.index("head")] in {cfg.n_heads, cfg.n_key_value_heads, 1}, (spec, shape)
 
 
 def _blocks(bridge):
@@ -165,6 +163,37 @@ def test_zeros_change_logits(case):
             if f"{block}.{name}" in table:
                 zeros = [(f"{block}.{name}", lambda value, hook: torch.zeros_like(value))]
                 assert _gap(_run(bridge, zeros), expected) > 0, f"{block}.{name}"
+
+
+MIXTURES = [case for case in CASES if "Moe" in case.kind or "Mixtral" in case.kind] + [
+    case for case in CASES if case.kind.startswith(("GptOss", "Deepseek", "Qwen3Next"))
+]
+
+
+def _drop_first(value, hook):
+    return torch.cat([value[:, :, :1] * 0, value[:, :, 1:]], dim=2)
+
+
+@pytest.mark.parametrize("case", MIXTURES, ids=str)
+def test_experts_by_themselves_are_what_the_mixture_sums(case):
+    bridge = make_bridge(case)
+    names = [name for name in bridge.hook_table() if "experts.hook" in name]
+    cache, plain = _cache(bridge, names), _run(bridge)
+    results = [name for name in names if name.endswith("hook_result")]
+    assert results
+    for name in results:
+        owner = name.removesuffix("hook_result")
+        assert _gap(cache[name].sum(2), cache[f"{owner}hook_out"]) < 1e-6
+        for place in (name, f"{owner}hook_post"):
+            _check_shape(bridge.hook_table()[place], cache[place].shape, bridge.cfg)
+            same = _run(bridge, [(place, lambda v, hook: v.clone())])
+            assert _gap(same, plain) < 1e-5
+
+        # GPT-OSS' experts have biases, which stay where neurons are zero.
+        edits = [(f"{owner}hook_post" if "GptOss" not in case.kind else name, _drop_first)]
+        with bridge.hooks(edits):
+            left = _cache(bridge, f"{owner}hook_out")[f"{owner}hook_out"]
+        assert _gap(left, cache[name][:, :, 1:].sum(2)) < 1e-6
 
 
 @PER_CASE

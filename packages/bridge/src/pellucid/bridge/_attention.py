@@ -137,7 +137,9 @@ def _attend(
     if execution is not None and step is not None:
         is_repeatable = not (module.training or torch.is_autocast_enabled(query.device.type))
         if step.slots and is_repeatable:
-            call = AttentionCall(module, inner, (query, key, value), attention_mask, kwargs)
+            call = AttentionCall(
+                module, inner, (query, key, value), attention_mask, kwargs, frozenset(step.slots)
+            )
             call.note(execution.notes, step.slots.values())
         else:
             query, key = _fire(step.queries, query), _fire(step.keys, key)
@@ -158,6 +160,8 @@ class AttentionCall:
         tensors: Queries, keys and values, of shape (batch, head, pos, d_head).
         mask: As that implementation takes it.
         options: Everything else.
+        wanted: The places that will be asked for: scores and pattern are made together.
+        made: What was made and is still to be asked for.
     """
 
     module: Any
@@ -165,11 +169,16 @@ class AttentionCall:
     tensors: tuple[Tensor, Tensor, Tensor]
     mask: Any
     options: dict[str, Any]
+    wanted: frozenset[AttentionPlace] = frozenset()
+    made: dict[AttentionPlace, Tensor] = dataclasses.field(
+        default_factory=dict[AttentionPlace, Tensor]
+    )
 
     @property
     def _version(self) -> tuple[int, ...]:
         """Which changes when a tensor is written into, as a tensor's own does."""
-        return tuple(tensor._version for tensor in self.tensors)
+        query, key, value = self.tensors
+        return query._version, key._version, value._version
 
     def note(self, notes: list[Any], slots: Iterable[int]) -> None:
         """Keep it for later, apart from the graph."""
@@ -179,9 +188,9 @@ class AttentionCall:
             mask = self.mask.detach() if isinstance(self.mask, Tensor) else self.mask
             tensors = (query.detach(), key.detach(), value.detach())
             kept = dataclasses.replace(self, tensors=tensors, mask=mask)
+        version = None if query.is_inference() else kept._version
         for slot in slots:
-            notes[slot] = kept
-            notes[slot + 1] = None if query.is_inference() else kept._version
+            notes[slot], notes[slot + 1] = kept, version
 
     def run(self, step: AttentionSteps) -> Any:
         """Attend as the architecture's eager code does, with functions at scores and pattern."""
@@ -193,19 +202,22 @@ class AttentionCall:
 
     def read(self, place: AttentionPlace) -> Tensor:
         """Return what stood at a place inside of attention."""
-        seen: list[Tensor] = []
+        if place not in self.made:
+            places: set[AttentionPlace] = {place, *self.wanted}
+            functions: dict[str, Any] = {at: (self._keep(at),) for at in places}
+            if place in ("queries", "keys"):
+                _fire(functions[place], self.tensors[place == "keys"])
+            else:
+                with torch.no_grad():
+                    self.run(AttentionSteps(self.module, **functions))
+        return self.made.pop(place)
 
+    def _keep(self, place: AttentionPlace) -> Callable[[Tensor], Tensor]:
         def keep(value: Tensor) -> Tensor:
-            seen.append(value)
+            self.made[place] = value
             return value
 
-        if place in ("queries", "keys"):
-            _fire((keep,), self.tensors[place == "keys"])
-        else:
-            functions: dict[str, Any] = {place: (keep,)}
-            with torch.no_grad():
-                self.run(AttentionSteps(self.module, **functions))
-        return seen[0]
+        return keep
 
 
 def _fire(functions: tuple[Callable[[Tensor], Tensor], ...], given: Tensor) -> Tensor:

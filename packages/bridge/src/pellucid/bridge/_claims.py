@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pellucid.bridge._describe import describe_model, list_blocks
 from pellucid.bridge._plan import Functions, compile_execution
 from pellucid.bridge._points import HookPoint
-from pellucid.bridge._probe import is_sum, run_probe
+from pellucid.bridge._probe import N_TOKENS, is_sum, run_probe
 from pellucid.bridge._record import Architecture, Block, Fusion, Stack
 from pellucid.bridge._table import HookTable
 
@@ -49,6 +49,7 @@ def find_false_claims(model: nn.Module, record: Architecture, config: Any) -> tu
     trial = _Trial(model, dataclasses.replace(record, omits=(*record.omits, *false)), config)
     held = trial.read(list(trial.table))
     silent = [name for name in trial.table if name not in held]
+    silent += [n for n, value in held.items() if not _has_shape(value, trial.table[n].shape)]
     for stack in record.stacks:
         for number in range(len(list_blocks(model, stack))):
             block = stack.others.get(number, stack.block)
@@ -56,6 +57,15 @@ def find_false_claims(model: nn.Module, record: Architecture, config: Any) -> tu
             false.extend([*sums.find_false(), *_find_false_patterns(sums)])
     known = [name for name in false if name in trial.table or name in harmful]
     return _compress([*known, *silent], record, model)
+
+
+def _has_shape(value: Tensor, axes: str) -> bool:
+    """Say whether a tensor of the probe can have these axes."""
+    sizes = {"pos": N_TOKENS, "query_pos": N_TOKENS, "batch": 1}
+    named = axes.split()
+    return len(named) == value.ndim and all(
+        sizes.get(axis, size) == size for axis, size in zip(named, value.shape, strict=True)
+    )
 
 
 class _Trial:

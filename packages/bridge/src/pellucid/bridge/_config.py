@@ -56,6 +56,7 @@ class TransformerBridgeConfig:
         use_split_qkv_input: Whether it holds each head's input, by projection.
         use_attn_in: Whether it holds each head's input.
         use_hook_mlp_in: Whether it holds the stream as the MLP alone reads it.
+        use_expert_results: Whether it holds what single experts of a mixture do.
     """
 
     d_model: int
@@ -99,6 +100,7 @@ class TransformerBridgeConfig:
     use_split_qkv_input: bool = False
     use_attn_in: bool = False
     use_hook_mlp_in: bool = False
+    use_expert_results: bool = False
 
     def __post_init__(self) -> None:
         if self.n_heads == -1 and self.d_head > 0:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from pellucid.bridge._describe_attention import describe_attention
 from pellucid.bridge._describe_mlp import describe_mlp
 from pellucid.bridge._describe_parts import STREAM, BlockView
+from pellucid.bridge._describe_states import describe_state_space
 from pellucid.bridge._record import Mixer, Stack
 from pellucid.bridge._table import HookSpec
 from pellucid.bridge._taps import Passing, ResidualMiddle, RowsOf
@@ -81,6 +82,7 @@ def _describe_mixer(view: BlockView, record: Mixer) -> Iterator[HookSpec]:
                 for s in specs
             )
         yield from specs
+    yield from describe_state_space(view, record.name, module)
 
 
 def _is_by_head(part: nn.Module | None, out: nn.Module | None) -> bool:

@@ -7,7 +7,8 @@ from torch import nn
 from pellucid.bridge._describe_parts import STREAM, BlockView, name_input
 from pellucid.bridge._record import Mlp
 from pellucid.bridge._table import HookSpec
-from pellucid.bridge._taps import Passing, ResidualMiddle, Scaled, Tap
+from pellucid.bridge._taps import Passing, ResidualMiddle, RowsOf, Scaled, Tap
+from pellucid.bridge._taps_experts import ExpertTap, can_part, has_neurons
 from pellucid.bridge._torch_hooks import Side
 from pellucid.bridge._views import Span, View, Whole
 from pellucid.bridge._weights import width_out
@@ -117,7 +118,27 @@ def _describe_experts(view: BlockView, record: Mlp, module: nn.Module) -> Iterat
                     meaning += ", to read; to change the choice, change weights and indices"
                 tap = view.rows(Passing(router, "after", item=item))
                 yield view.spec(name, shape, meaning, tap)
-    yield from view.leaf("mlp.experts", view.find(record.experts, module), has_rows=True)
+    experts = view.find(record.experts, module)
+    yield from _describe_parted(view, experts)
+    yield from view.leaf("mlp.experts", experts, has_rows=True)
+
+
+def _describe_parted(view: BlockView, experts: nn.Module | None) -> Iterator[HookSpec]:
+    """Yield what single experts do, where they can be told apart."""
+    if experts is not None and has_neurons(experts):
+        tap = RowsOf(ExpertTap(experts, is_neurons=True), view.block, n_axes=3)
+        yield view.spec(
+            "mlp.experts.hook_post", "batch pos k d_mlp",
+            "neurons of each expert chosen, after the activation function", tap,
+            gate="use_expert_results",
+        )  # fmt: skip
+    if experts is not None and can_part(experts):
+        tap = RowsOf(ExpertTap(experts), view.block, n_axes=3)
+        yield view.spec(
+            "mlp.experts.hook_result", "batch pos k d_model",
+            "what each expert chosen writes, weighted; their sum is what the experts give", tap,
+            gate="use_expert_results",
+        )  # fmt: skip
 
 
 def _describe_output(view: BlockView, record: Mlp, module: nn.Module) -> Iterator[HookSpec]:

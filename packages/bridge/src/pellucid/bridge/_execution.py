@@ -31,7 +31,7 @@ class Step:
         module: The module.
         side: Whether it concerns what the module takes or what it gives.
         function: Takes the tensor and the scratch; returns what shall stand in its place.
-        item: Which element, if the module gives a tuple.
+        item: Which of the module's arguments, or which element if it gives a tuple.
     """
 
     module: nn.Module
@@ -99,11 +99,13 @@ class Plan:
     ) -> Iterator[HookSite]:
         for (module, side), functions in sites.items():
             if side == "before":
-                yield module, side, self._before(functions[0])
+                yield module, side, self._before(functions.pop(0, []), functions)
             else:
                 yield module, side, self._after(functions)
 
-    def _before(self, functions: list[StepFunction]) -> Callable[..., Any]:
+    def _before(
+        self, functions: list[StepFunction], others: dict[int, list[StepFunction]]
+    ) -> Callable[..., Any]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             run = _ACTIVE.get()
             if run is None or run.plan is not self:
@@ -113,6 +115,10 @@ class Plan:
             made = given
             for function in functions:
                 made = function(made, run.scratch)
+            # Of further arguments, functions take note; they do not change them.
+            for item, chosen in others.items():
+                for function in chosen:
+                    function(list_arguments(args, kwargs)[item], run.scratch)
             if made is given:
                 return None
             if name is None:
@@ -235,6 +241,11 @@ def find_main(kwargs: Mapping[str, Any]) -> Any:
     """Return a module's main input, where it is given by name; None if it has none."""
     name = _name_main(kwargs)
     return None if name is None else kwargs[name]
+
+
+def list_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    """Return all arguments of a module in order."""
+    return [*args, *kwargs.values()]
 
 
 def active_execution() -> Execution | None:

@@ -18,7 +18,10 @@ from pellucid.core import ArgumentError
 HookSelector: TypeAlias = HookKey | Callable[[str], bool]
 HookPair: TypeAlias = tuple[HookSelector, HookFunction]
 
-_GATES = ("use_attn_result", "use_split_qkv_input", "use_attn_in", "use_hook_mlp_in")
+_GATES = (
+    "use_attn_result", "use_split_qkv_input", "use_attn_in", "use_hook_mlp_in",
+    "use_expert_results",
+)  # fmt: skip
 _EXCLUSIVE = {"use_split_qkv_input": "use_attn_in", "use_attn_in": "use_split_qkv_input"}
 
 
@@ -227,7 +230,8 @@ class Hooking(Naming):
             HookNameError: (a KeyError) If a key names nothing.
         """
         if names_filter is not None:
-            return self._table.select(names_filter, self._closed_gates())
+            closed = self._closed_gates() if callable(names_filter) else frozenset[str]()
+            return self._table.select(names_filter, closed)
         closed = self._closed_gates()
         if closed not in self._all_names:
             self._all_names[closed] = self._table.select(None, closed)
@@ -326,6 +330,10 @@ class Hooking(Naming):
         """Say whether "all activations" holds the stream as the MLP alone reads it."""
         self._set_gate("use_hook_mlp_in", use_hook_mlp_in)
 
+    def set_use_expert_results(self, use_expert_results: bool) -> None:
+        """Say whether "all activations" holds what single experts of a mixture do."""
+        self._set_gate("use_expert_results", use_expert_results)
+
     def _set_gate(self, gate: str, is_open: bool) -> None:
         other = _EXCLUSIVE.get(gate)
         if is_open and other is not None and getattr(self.cfg, other):
@@ -356,6 +364,8 @@ class Hooking(Naming):
         return functions
 
     def _select_for_hook(self, selector: HookSelector) -> list[str]:
+        if isinstance(selector, str):
+            return [self._table.resolve(selector)]
         # A predicate is asked about what "all activations" means; a name may name what is gated.
         return self._table.select(selector, self._closed_gates())
 

@@ -12,8 +12,13 @@ from torch import Tensor, nn
 
 from pellucid.bridge._attention import merge_steps
 from pellucid.bridge._errors import HookError
-from pellucid.bridge._execution import AttentionSteps, active_execution, find_main
-from pellucid.bridge._readings import Reading, Source
+from pellucid.bridge._execution import (
+    AttentionSteps,
+    active_execution,
+    find_main,
+    list_arguments,
+)
+from pellucid.bridge._readings import Place, Reading, Source
 from pellucid.bridge._torch_hooks import HookSet, HookSite
 
 Notes: TypeAlias = list[Any]
@@ -54,11 +59,11 @@ class NotePlan:
         modules = dict.fromkeys(s.module for s in self._slots if s.place in ("before", "after"))
         for module in modules:
             taken = self._slots.get(Source(module, "before"))
-            given = {
-                source.item: slot
-                for source, slot in self._slots.items()
-                if source.module is module and source.place == "after"
-            }
+            given = self._slots_of(module, "after")
+            arguments = self._slots_of(module, "before")
+            arguments.pop(0, None)
+            if arguments:
+                yield module, "before", self._note_arguments(arguments)
             # What a leaf takes is the same afterwards; others may write into it on the way.
             is_leaf = not list(module.children())
             if taken is not None and is_leaf and list(given) == [0]:
@@ -70,6 +75,24 @@ class NotePlan:
                 yield module, "after", self._note_given(given[0])
             elif given:
                 yield module, "after", self._note_items(given)
+
+    def _slots_of(self, module: nn.Module, place: Place) -> dict[int, int]:
+        """Return the slot of each item that a module takes or gives."""
+        return {
+            source.item: slot
+            for source, slot in self._slots.items()
+            if source.module is module and source.place == place
+        }
+
+    def _note_arguments(self, slots: Mapping[int, int]) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+            run = active_execution()
+            if run is not None and run.plan is self:
+                values = list_arguments(args, kwargs)
+                for item, slot in slots.items():
+                    run.notes[slot] = values[item]
+
+        return hook
 
     def _note_taken(self, slot: int) -> Callable[..., None]:
         is_tracked = self._is_tracked
@@ -159,8 +182,8 @@ class NotedTensors(MutableMapping[str, Tensor]):
 
     def __init__(self, plan: NotePlan, notes: Notes) -> None:
         self._derivations = plan.derivations
-        self._notes = _detach(notes)
-        self._check()
+        self._notes = notes
+        self._settle()
         self._held: dict[str, Tensor] = {}
         # Those that are left, once somebody has asked which there are.
         self._names: dict[str, None] | None = None
@@ -216,12 +239,16 @@ class NotedTensors(MutableMapping[str, Tensor]):
         made = derive(*(self._notes[slot] for slot in slots))
         return made.detach() if made.requires_grad else made
 
-    def _check(self) -> None:
+    def _settle(self) -> None:
+        """Let go of the graph, in the same memory, and see that nothing was written into."""
         notes = self._notes
         for slot in range(0, len(notes), 2):
-            if notes[slot + 1] is not None and notes[slot]._version != notes[slot + 1]:
+            value, version = notes[slot], notes[slot + 1]
+            if version is not None and value._version != version:
                 names = (n for n, (slots, _) in self._derivations.items() if slot in slots)
                 raise written_into(next(names))
+            if getattr(value, "requires_grad", False):
+                notes[slot] = value.detach()
 
     def _refuse_written(self, slot: int, name: str) -> None:
         value, version = self._notes[slot], self._notes[slot + 1]
@@ -238,12 +265,3 @@ def written_into(name: str) -> HookError:
         f"the model has changed {name!r} in place after it was cached. Say so in its record, "
         "Architecture(writes_in_place=True), and the cache keeps copies."
     )
-
-
-def _detach(notes: Notes) -> Notes:
-    """Let go of the graph: what is cached stands apart from it, in the same memory."""
-    for slot in range(0, len(notes), 2):
-        value = notes[slot]
-        if getattr(value, "requires_grad", False):
-            notes[slot] = value.detach()
-    return notes

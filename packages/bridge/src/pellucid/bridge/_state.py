@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pellucid.bridge._compiled import run_eagerly
 from pellucid.bridge._config import TransformerBridgeConfig
@@ -61,6 +61,8 @@ class BridgeState(nn.Module):
         aliases = {alias: self._points[name] for alias, name in self._table.aliases.items()}
         self._hook_dict = MappingProxyType({**self._points, **aliases})
         self._modules_by_name = _find_components(self._table)
+        # What users compile: all of it, or its blocks.
+        self._compilable = (model, *(b for stack in self._stacks.values() for b in stack))
         self._context: ContextVar[tuple[Functions, ...]] = ContextVar("hooks", default=())
         self._plans: Plans = {}
         self._all_names: dict[frozenset[str], list[str]] = {}
@@ -72,7 +74,8 @@ class BridgeState(nn.Module):
         """Where the model takes its inputs."""
         find = getattr(self.original_model, "get_input_embeddings", None)
         table: Any = self.original_model if find is None else find()
-        found = next(table.parameters()).device
+        weight = getattr(table, "weight", None)
+        found = (weight if isinstance(weight, Tensor) else next(table.parameters())).device
         if found.type == "meta":
             # Weights that accelerate keeps elsewhere come to where their layer runs.
             found = torch.device(
@@ -82,8 +85,7 @@ class BridgeState(nn.Module):
 
     def _enter(self) -> tuple[Enter, ...]:
         """Return what every run with hooks does at its start."""
-        blocks = (block for stack in self._stacks.values() for block in stack)
-        return run_eagerly((self.original_model, *blocks))
+        return run_eagerly(self._compilable)
 
     def _first_stack(self) -> Sequence[nn.Module]:
         return next(iter(self._stacks.values()))

@@ -79,11 +79,13 @@ class RowsOf:
         tap: What is seen so.
         block: The block that it is a part of, which takes samples and positions apart.
         has_more: Whether there are several rows for each position: heads, say.
+        n_axes: How many axes it has then.
     """
 
     tap: Tap
     block: nn.Module
     has_more: bool = False
+    n_axes: int = 2
 
     def steps(self, fire: Fire) -> Iterable[Step | AttentionSteps]:
         """Fire on the samples apart."""
@@ -113,7 +115,7 @@ class RowsOf:
 
     def _part(self, rows: Tensor, shape: Iterable[int]) -> Tensor:
         # Some parts get rows from one release of an architecture and not from another.
-        if rows.ndim > 2:
+        if rows.ndim > self.n_axes:
             return rows
         return rows.unflatten(0, (*shape, -1) if self.has_more else tuple(shape))
 
