@@ -1,215 +1,34 @@
-import functools
-import json
 import sys
-import threading
 import types
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from xlm_data_tools import (
+    STAR,
+    TOKENIZER,
+    even,
+    keep,
+    manager,
+    rows_of,
+)
 
-from pellucid.core import ArgumentError, CheckpointError, MissingDependencyError, UnknownNameError
+from pellucid.core import ArgumentError, UnknownNameError
 from pellucid.xlm.datamodule import (
-    DatasetManager,
-    DefaultCollatorWithPadding,
     EvalDatasetManager,
-    LocalDatasetManager,
-    SimpleSpaceTokenizer,
-    Table,
     UnconditionalGenerationDatasetManager,
     batched,
-    cache_key,
-    cached_table,
-    ids_to_example,
     pack_sequences,
     replicate,
     resolve_callable,
     tokenize_text,
 )
-
-TOKENIZER = SimpleSpaceTokenizer.for_numbers(20)
-COLLATOR = DefaultCollatorWithPadding(TOKENIZER, 8)
-STAR = "local://star?level=easy&split=train&size=30"
-
-
-def manager(full_name: str = STAR, **settings) -> DatasetManager:
-    kwargs = {"batch_size": 4, **settings.pop("dataloader_kwargs", {})}
-    return DatasetManager(keep, full_name, dataloader_kwargs=kwargs, **settings)
-
-
-def keep(examples):
-    return examples
-
-
-def rows_of(held: DatasetManager, split="val", **settings) -> list[dict]:
-    held.setup("fit", settings.pop("cache", None), TOKENIZER, **settings)
-    return [row for batch in held.get_dataloader(split) for row in batch]
-
-
-# ---- tables --------------------------------------------------------------------------------------
-
-CELLS = st.one_of(
-    st.lists(st.integers(-(2**40), 2**40), max_size=4),
-    st.text(max_size=4),
-    st.none(),
-    st.dictionaries(st.text(max_size=2), st.booleans(), max_size=2),
+from pellucid.xlm.sources import (
+    StarGraphSource,
+    open_local,
 )
-
-
-@given(columns=st.dictionaries(st.sampled_from("abc"), st.lists(CELLS, min_size=4, max_size=4),
-                               min_size=1), data=st.data())  # fmt: skip
-def test_a_table_gives_back_what_it_was_given(tmp_path_factory, columns, data) -> None:
-    table = Table.of(columns)
-    assert table.to_columns() == columns
-    chosen = data.draw(st.lists(st.integers(0, 3), max_size=6))
-    expected = [{name: cells[row] for name, cells in columns.items()} for row in chosen]
-    assert table.rows(chosen) == expected
-    assert table.take(np.array(chosen, dtype=np.int64)).rows(range(len(chosen))) == expected
-    directory = tmp_path_factory.mktemp("table")
-    table.save(directory)
-    assert Table.load(directory).to_columns() == columns
-
-
-def test_rows_are_copies() -> None:
-    table = Table.of({"input_ids": [[1, 2], [3]]})
-    table.rows([0])[0]["input_ids"].append(9)
-    assert table.rows([0]) == [{"input_ids": [1, 2]}]
-
-
-def test_columns_of_several_lengths_are_refused() -> None:
-    with pytest.raises(ArgumentError, match=r"\{'a': 1, 'b': 2\}"):
-        Table.of({"a": [1], "b": [1, 2]})
-
-
-@pytest.mark.parametrize("damage", ["table.json", "0.values.npy", "0.offsets.npy"])
-def test_a_damaged_table_is_named_and_made_anew(tmp_path, damage, caplog) -> None:
-    directory = tmp_path / "key"
-    made = []
-
-    def make():
-        made.append(1)
-        return Table.of({"input_ids": [[1, 2, 3], [4]]})
-
-    first = cached_table(directory, make)
-    assert cached_table(directory, make).to_columns() == first.to_columns()
-    assert len(made) == 1
-    path = directory / damage
-    path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(CheckpointError, match=r"cannot be read .*delete it"):
-        Table.load(directory)
-    again = cached_table(directory, make)
-    assert again.to_columns() == {"input_ids": [[1, 2, 3], [4]]}
-    assert len(made) == 2
-    assert "made anew" in caplog.text
-
-
-def test_what_fails_leaves_nothing_behind(tmp_path, monkeypatch) -> None:
-    def break_off(self, directory):
-        (directory / "0.values.npy").write_bytes(b"half")
-        raise OSError("no space left on device")
-
-    directory = tmp_path / "key"
-    cached_table(directory, lambda: Table.of({"a": [[1]]}))
-    monkeypatch.setattr(Table, "save", break_off)
-    with pytest.raises(OSError, match="no space left"):
-        cached_table(directory, lambda: Table.of({"a": [[2]]}), rewrite=True)
-    assert [path.name for path in tmp_path.iterdir()] == ["key"]
-    assert Table.load(directory).to_columns() == {"a": [[1]]}
-
-
-def test_many_at_once_do_not_disturb_each_other(tmp_path) -> None:
-    found = []
-
-    def prepare():
-        table = cached_table(tmp_path / "key", lambda: Table.of({"a": [[1], [2]]}))
-        found.append(table.to_columns())
-
-    threads = [threading.Thread(target=prepare) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert found == [{"a": [[1], [2]]}] * 6
-    assert [path.name for path in tmp_path.iterdir()] == ["key"]
-
-
-# ---- cache keys ----------------------------------------------------------------------------------
-
-
-def preprocess_one(example, tokenizer):
-    return {"token_ids": tokenizer.encode(example["target"])}
-
-
-def preprocess_two(example, tokenizer, *, times=1):
-    return {"token_ids": tokenizer.encode(example["target"]) * times}
-
-
-def even(example):
-    return int(example["target"].split()[0]) % 2 == 0
-
-
-def odd(example):
-    return int(example["target"].split()[0]) % 2 == 1
-
-
-def test_whatever_changes_the_rows_changes_the_key() -> None:
-    def made(tokenizer=TOKENIZER, full_name=STAR, **settings):
-        held = manager(full_name, **settings)
-        held.setup("fit", None, tokenizer)
-        return held.fingerprint()["key"]
-
-    base = {"preprocess_function": preprocess_two}
-    keys = [
-        made(),
-        made(**base),
-        made(full_name=STAR + "&seed=1"),
-        made(full_name=STAR.replace("train", "test")),
-        made(tokenizer=SimpleSpaceTokenizer.for_numbers(21)),
-        made(preprocess_function=preprocess_one),
-        made(preprocess_function=functools.partial(preprocess_two, times=3)),
-        made(preprocess_function_kwargs={"times": 2}, **base),
-        made(filter_fn=even),
-        made(filter_fn=odd),
-        made(columns_to_keep=["input_token_ids"]),
-        made(columns_to_remove=["input_token_ids"]),
-        made(train_test_split={"size": 0.2}),
-    ]
-    assert len(set(keys)) == len(keys)
-    assert made() == keys[0]
-    assert made(**base) == keys[1]
-    # What is done on the fly is no part of what is kept.
-    assert made(on_the_fly_processor=ids_to_example) == keys[0]
-
-
-def test_a_function_is_known_by_its_version_or_its_source(tmp_path, monkeypatch) -> None:
-    monkeypatch.syspath_prepend(tmp_path)
-
-    def key(source: str) -> str:
-        (tmp_path / "a_preprocessing.py").write_text(source, encoding="utf-8")
-        sys.modules.pop("a_preprocessing", None)
-        import importlib
-        import linecache
-
-        importlib.invalidate_caches()
-        linecache.clearcache()
-        code = compile(source, str(tmp_path / "a_preprocessing.py"), "exec")
-        names = {"__name__": "a_preprocessing"}
-        exec(code, names)
-        return cache_key(preprocess=names["f"])
-
-    assert key("def f(x):\n    return x\n") != key("def f(x):\n    return x + 1\n")
-    versioned = "def f(x):\n    return x\nf.cache_version = 1\n"
-    assert key(versioned) == key(versioned.replace("return x", "return x  # a comment"))
-    assert key(versioned) != key(versioned.replace("= 1", "= 2"))
-
-
-# ---- managers ------------------------------------------------------------------------------------
 
 
 def test_rows_are_the_source_encoded() -> None:
     rows = rows_of(manager())
-    from pellucid.xlm.sources import open_local
 
     columns = open_local(STAR).columns()
     assert rows == [
@@ -233,7 +52,6 @@ def test_what_was_prepared_is_kept(tmp_path, monkeypatch) -> None:
     first.prepare_data(tmp_path, TOKENIZER)
     (directory,) = tmp_path.iterdir()
     assert directory.name.startswith("local-star-level-easy-split-train-size-30-")
-    from pellucid.xlm.sources import StarGraphSource
 
     monkeypatch.delattr(StarGraphSource, "propose")
     monkeypatch.setattr(StarGraphSource, "__abstractmethods__", frozenset())
@@ -367,142 +185,6 @@ def test_a_stream_refuses_what_needs_all_rows(settings, message) -> None:
         held.setup("fit", None, TOKENIZER)
 
 
-# ---- files ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def files(tmp_path):
-    rows = [{"text": f"{number} {number + 1}", "note": "a, b"} for number in range(12)]
-    (tmp_path / "rows.jsonl").write_text(
-        "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
-    )
-    lines = ["text,note", *(f'{row["text"]},"{row["note"]}"' for row in rows)]
-    (tmp_path / "rows.csv").write_text("\n".join(lines), encoding="utf-8")
-    (tmp_path / "rows.txt").write_text("\n\n".join(r["text"] for r in rows), encoding="utf-8")
-    return tmp_path
-
-
-@pytest.mark.parametrize("suffix", ["csv", "jsonl", "txt"])
-@pytest.mark.parametrize("is_stream", [False, True])
-def test_files_of_all_formats_hold_the_same(files, suffix, is_stream) -> None:
-    held = LocalDatasetManager(
-        keep,
-        str(files / f"rows.{suffix}"),
-        preprocess_function=tokenize_text,
-        dataloader_kwargs={"batch_size": 5},
-        iterable_dataset_shards=1 if is_stream else None,
-    )
-    expected = [{"input_ids": [7 + number, 8 + number]} for number in range(12)]
-    assert rows_of(held, "train" if is_stream else "val") == expected
-
-
-def test_a_stream_is_grouped_and_shuffled_too(files) -> None:
-    held = manager(
-        str(files / "rows.jsonl"),
-        preprocess_function=tokenize_text,
-        iterable_dataset_shards=1,
-        shuffle_buffer_size=6,
-        on_the_fly_group_processor=pack_sequences,
-    )
-    rows = rows_of(held, "train", block_size=3)
-    assert len(rows) == 12
-    assert sorted(row["input_ids"][0] for row in rows) == list(range(7, 19))
-    assert [row["input_ids"][0] for row in rows] != list(range(7, 19))
-
-
-def test_a_file_that_changes_is_read_again(files) -> None:
-    path = files / "rows.txt"
-
-    def rows():
-        held = manager(str(path), preprocess_function=tokenize_text)
-        return rows_of(held, cache=files / "cache")
-
-    before = rows()
-    path.write_text("3 3\n", encoding="utf-8")
-    assert rows() == [{"input_ids": [10, 10]}] != before
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("a.csv", "text,note\n1 2\n", "line 2 of .* has not as many fields as the header"),
-        ("a.csv", "text\n1,2\n", "line 2 of .* has not as many fields as the header"),
-        ("a.jsonl", '{"text": "1"}\n{"text"\n', "line 2 of .* is not JSON"),
-        ("a.jsonl", "[1]\n", "line 1 of .* is no object"),
-        ("a.jsonl", '{"text": "1"}\n{"words": "1"}\n', "example 1 of .* has the fields"),
-        ("a.txt", "\n", "has no examples"),
-    ],
-)
-def test_a_line_that_is_wrong_is_named(tmp_path, name, text, message) -> None:
-    (tmp_path / name).write_text(text, encoding="utf-8")
-    held = manager(str(tmp_path / name), preprocess_function=tokenize_text)
-    with pytest.raises(ArgumentError, match=message):
-        held.setup("fit", None, TOKENIZER)
-
-
-def test_names_that_are_no_dataset_are_explained(files) -> None:
-    with pytest.raises(UnknownNameError, match=r"'rws.jsonl'. Did you mean 'rows.jsonl'"):
-        manager(str(files / "rws.jsonl")).setup("fit", None, TOKENIZER)
-    with pytest.raises(ArgumentError, match="'stars' names no dataset; write local://"):
-        manager("stars").setup("fit", None, TOKENIZER)
-    with pytest.raises(ArgumentError, match="there is no file"):
-        LocalDatasetManager(keep, str(files / "no.csv")).setup("fit", None, TOKENIZER)
-    misspelt = manager(
-        str(files / "rows.jsonl"),
-        preprocess_function=tokenize_text,
-        preprocess_function_kwargs={"text_field": "txt"},
-    )
-    with pytest.raises(UnknownNameError, match=r"column 'txt'. Did you mean 'text'"):
-        misspelt.setup("fit", None, TOKENIZER)
-
-
-# ---- the library datasets ------------------------------------------------------------------------
-
-
-class FakeDatasets:
-    """Stands for the library, which is no dependency of the tests."""
-
-    def __init__(self) -> None:
-        self.calls = []
-
-    def load_dataset(self, repo, config, *, split, streaming, num_proc):
-        self.calls.append((repo, config, split, streaming, num_proc))
-        columns = {"text": [f"{number}" for number in range(6)]}
-        rows = [{"text": text} for text in columns["text"]]
-        return rows if streaming else _Columns(columns)
-
-
-class _Columns:
-    def __init__(self, columns) -> None:
-        self.columns = columns
-
-    def to_dict(self):
-        return self.columns
-
-
-@pytest.mark.parametrize("is_stream", [False, True])
-def test_a_dataset_of_the_hub_is_loaded_by_its_name(monkeypatch, is_stream) -> None:
-    library = FakeDatasets()
-    monkeypatch.setitem(sys.modules, "datasets", library)
-    settings = {"iterable_dataset_shards": 1} if is_stream else {}
-    held = manager("someone/texts/small/train", preprocess_function=tokenize_text, **settings)
-    rows = rows_of(held, "train", num_proc=3)
-    assert sorted(row["input_ids"][0] for row in rows) == list(range(7, 13))
-    expected = ("someone/texts", "small", "train", is_stream, None if is_stream else 3)
-    assert set(library.calls) == {expected}
-    assert rows_of(manager("a/b/test", preprocess_function=tokenize_text))
-    assert library.calls[-1][:3] == ("a/b", None, "test")
-
-
-def test_the_library_is_asked_for_by_name(monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'pellucid-xlm\[datasets\]'"):
-        manager("someone/texts/train").setup("fit", None, TOKENIZER)
-
-
-# ---- the other managers --------------------------------------------------------------------------
-
-
 def test_prompts_may_be_empty() -> None:
     held = UnconditionalGenerationDatasetManager(
         keep, num_examples=5, dataloader_kwargs={"batch_size": 2}
@@ -533,9 +215,6 @@ def test_evaluation_data_is_not_kept_and_has_an_end(tmp_path) -> None:
     assert len(rows_of(held)) == 30
     with pytest.raises(ArgumentError, match="make_infinite=True has no meaning"):
         EvalDatasetManager(keep, STAR, make_infinite=True)
-
-
-# ---- settings ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -140,5 +140,5 @@ def test_a_special_token_that_is_none_is_refused(saved_tokenizer) -> None:
 
 def test_transformers_is_asked_for_by_name(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(MissingDependencyError, match="pip install transformers"):
+    with pytest.raises(MissingDependencyError, match=r"pip install 'pellucid-xlm\[transformers\]'"):
         load_auto_tokenizer("anything")

@@ -33,7 +33,7 @@ def load_auto_tokenizer(
         transformers: Any = importlib.import_module("transformers")
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
-            "load_auto_tokenizer needs transformers. pip install transformers"
+            "load_auto_tokenizer needs transformers. pip install 'pellucid-xlm[transformers]'"
         ) from error
     given = dict(special_tokens or {})
     known = {f"{role}_token" for role in SPECIAL_ROLES}
