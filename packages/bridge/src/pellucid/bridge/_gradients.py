@@ -49,7 +49,9 @@ def take_gradients(
                 "the metric must be one number, a tensor that depends on the logits (no .item()), "
                 f"got {result!r}."
             )
-        found = torch.autograd.grad(result.reshape(()), list(probes.values()), allow_unused=True)
+        found: Any = torch.autograd.grad(
+            result.reshape(()), list(probes.values()), allow_unused=True
+        )
     gradients = {
         name: torch.zeros_like(values[name]) if gradient is None else gradient
         for name, gradient in zip(probes, found, strict=True)

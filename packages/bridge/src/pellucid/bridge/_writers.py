@@ -178,14 +178,13 @@ def find_norm(table: HookTable, owner: str) -> tuple[nn.Module, NormFormula]:
         ArchitectureError: (a ValueError) If it is neither a LayerNorm nor an RMSNorm.
     """
     tap = bare_tap(table, f"{owner}.hook_scale")
-    layer = tap.layer if isinstance(tap, NormPart) else None
-    formula = find_formula(layer, tap.width) if isinstance(tap, NormPart) else None
-    if layer is None or formula is None:
+    formula = find_formula(tap.layer, tap.width) if isinstance(tap, NormPart) else None
+    if formula is None:
         raise ArchitectureError(
             f"{owner!r} is neither a LayerNorm nor an RMSNorm as far as trying it shows, so that "
             "what passes it cannot be taken apart."
         )
-    return layer, formula
+    return tap.layer, formula
 
 
 def find_unembedding(bridge: Any) -> tuple[Tensor, Tensor | None]:
