@@ -3,10 +3,11 @@
     uv run python tools/bench/tptt.py --peer DIRECTORY --out docs/measurements/tptt.md
 
 The operator has 1 row, 8 heads of width 64, chunks of 64 at most, float32; the model is a random
-Llama of 4 layers, width 256, 8 heads of queries and 4 of keys, with sdpa. Each contestant is a
-process of its own (`tptt_worker.py`) with one thread, tptt in an environment of its own, which uv
-makes in DIRECTORY if it is not there. All run each piece in turn within each repeat. Peak memory is
-that of a fresh process over one run.
+Llama of 4 layers, width 256, 8 heads of queries and 4 of keys, with sdpa; the layer is the
+attention of one layer of Llama-3.2-1B (width 2048, 32 heads of queries and 8 of keys). Each
+contestant is a process of its own (`tptt_worker.py`) with one thread, tptt in an environment of its
+own, which uv makes in DIRECTORY if it is not there. All run each piece in turn within each repeat.
+Peak memory is that of a fresh process over one run. Graph breaks are counted by `tptt_graphs.py`.
 """
 
 import argparse
@@ -35,6 +36,7 @@ MODEL = [
     ("one", "both", 512, 1.4),
     ("zero", "forward", 512, 1.05),
     ("one", "generate", 64, 1.2),
+    ("layer", "forward", 1024, 1.5),
 ]
 
 
@@ -89,6 +91,16 @@ def memory(package: str, python: str, pos: int) -> float:
     return grown
 
 
+def count_graph_breaks() -> dict[str, int]:
+    """Return how often torch.compile must leave the graph, in a process of its own."""
+    script = Path(__file__).with_name("tptt_graphs.py")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PELLUCID_TYPECHECK": "0"}
+    ran = subprocess.run(
+        [sys.executable, str(script)], env=environment, check=True, capture_output=True, text=True
+    )
+    return json.loads(ran.stdout)
+
+
 def measure(pythons: dict[str, str], repeats: int) -> list[str]:
     """Return the rows of the table."""
     workers = {package: Worker(package, python) for package, python in pythons.items()}
@@ -105,9 +117,11 @@ def measure(pythons: dict[str, str], repeats: int) -> list[str]:
         for _ in range(repeats):
             for name, values in times.items():
                 worker = workers[THEIRS if name == THEIRS else OURS]
-                what = "base" if name == "base" else kind
+                base = "layer base" if kind == "layer" else "base"
+                what = base if name == "base" else kind
                 values.append(worker.run(what=what, task=task, pos=pos)["ms"])
-        rows.append(_row(f"model {kind}, {task}, {pos}", times, times["base"], goal))
+        label = kind if kind == "layer" else f"model {kind}"
+        rows.append(_row(f"{label}, {task}, {pos}", times, times["base"], goal))
     for worker in workers.values():
         worker.close()
     return rows
@@ -138,6 +152,7 @@ def main() -> None:
         f"| operator, both, 4096: peak MB | | {used[OURS]:.0f} | {used[THEIRS]:.0f} | "
         f"{used[OURS] / used[THEIRS]:.2f} | 0.1 |"
     )
+    breaks = count_graph_breaks()
     text = "\n".join(
         [
             "# Linear attention against tptt 0.12.1 and the base model",
@@ -151,6 +166,10 @@ def main() -> None:
             "| what | base | pellucid | tptt | ratio | goal |",
             "|---|---|---|---|---|---|",
             *rows,
+            "",
+            "Graph breaks of torch.compile (`torch._dynamo.explain`): "
+            + ", ".join(f"{what} {number}" for what, number in breaks.items())
+            + "; goal 0.",
             "",
         ]
     )

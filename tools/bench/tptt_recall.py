@@ -1,9 +1,12 @@
 """Associative recall learnt from scratch: the delta rule against plain linear attention.
 
 A row lists pairs of a key and a value, then asks for the values of the keys, in another order
-(multi-query associative recall, Arora et al., arXiv:2312.04927). Where keys are written again, the
-value that came last is the right one. Both rules have the same layer around them: queries, keys and
-gates from short mixtures of neighbouring tokens, keys of norm 1, an MLP.
+(multi-query associative recall, Arora et al., arXiv:2312.04927). There are many more keys than a
+head has features, so that those of a row are never orthogonal: what is added for one key is found
+under others, unless what a key finds already is taken out first, as the delta rule does (Yang et
+al., arXiv:2406.06484). Where keys are written again, the value that came last is the right one.
+Both rules have the same layer around them: queries, keys and gates from short mixtures of
+neighbouring tokens, keys of norm 1, a norm, an MLP.
 """
 
 import time
@@ -16,42 +19,33 @@ from torch.nn import functional
 from pellucid.tptt import RecurrentMode, linear_attention
 
 RULES = ("delta rule", "plain linear attention")
-TASKS = ((8, False), (24, False), (16, True))
-KEYS, VALUES = 48, 48
-WIDTH, HEADS = 64, 2
+TASKS = ((8, False), (16, False), (24, False), (16, True))
+RATES = (3e-3, 1e-2)
+KEYS, VALUES = 128, 64
+WIDTH, HEADS, D_HEAD = 64, 2, 16
 BATCH = 32
 
 
 def describe(steps: int) -> list[str]:
     """Return what the table says, as lines."""
+    rates = " and ".join(f"{rate:g}" for rate in RATES)
     return [
         "## Recall from scratch\n",
-        f"One layer of {HEADS} heads of width {WIDTH // HEADS}, {KEYS} keys, {VALUES} values,",
-        f"{steps} steps of {BATCH} rows; the share of right values in 20 new batches. Where pairs",
-        "are written again, half of the keys get a second value, which counts. Plain linear",
-        "attention adds to its state and takes nothing out of it; all else is equal.",
+        f"One layer of {HEADS} heads of width {D_HEAD}, {KEYS} keys, {VALUES} values,",
+        f"{steps} steps of {BATCH} rows; the share of right values in 20 new batches, for the",
+        f"better of the learning rates {rates}. Where pairs are written again, half of the keys",
+        "get a second value, which counts. Plain linear attention adds to its state and takes",
+        "nothing out of it; all else is equal.",
     ]
 
 
 def measure(rule: str, pairs: int, *, renewed: bool, steps: int) -> dict[str, Any]:
-    """Learn a task with a rule, and return how many values are recalled."""
+    """Learn a task with a rule, and return how many values are recalled at the better rate."""
     begin = time.monotonic()
-    torch.manual_seed(0)
-    generator = torch.Generator().manual_seed(1)
-    model = Recaller(rule)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
-    for _ in range(steps):
-        ids, wanted = draw(pairs, renewed=renewed, generator=generator)
-        logits = model(ids)[:, -wanted.shape[1] :]
-        loss = functional.cross_entropy(logits.flatten(0, 1), wanted.flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-    right = [_right(model, *draw(pairs, renewed=renewed, generator=generator)) for _ in range(20)]
-    return {"accuracy": sum(right) / len(right), "seconds": time.monotonic() - begin}
+    found = {rate: _learn(rule, pairs, renewed, steps, rate) for rate in RATES}
+    best = max(found, key=lambda rate: found[rate])
+    spent = time.monotonic() - begin
+    return {"accuracy": found[best], "rate": best, "all": list(found.values()), "seconds": spent}
 
 
 def draw(pairs: int, *, renewed: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -79,9 +73,11 @@ class Recaller(nn.Module):
         self.embedding = nn.Embedding(KEYS + VALUES, WIDTH)
         self.norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in range(3))
         self.mix = nn.Conv1d(WIDTH, WIDTH, 2, groups=WIDTH)
-        self.q, self.k, self.v = (nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(3))
+        inner = HEADS * D_HEAD
+        self.q, self.k, self.v = (nn.Linear(WIDTH, inner, bias=False) for _ in range(3))
         self.gate = nn.Linear(2 * WIDTH, HEADS)
-        self.out = nn.Linear(WIDTH, WIDTH, bias=False)
+        self.read_norm = nn.RMSNorm(D_HEAD)
+        self.out = nn.Linear(inner, WIDTH, bias=False)
         self.mlp = nn.Sequential(
             nn.Linear(WIDTH, 2 * WIDTH), nn.SiLU(), nn.Linear(2 * WIDTH, WIDTH)
         )
@@ -103,8 +99,27 @@ class Recaller(nn.Module):
         if self.rule == RULES[0]:
             read, _ = linear_attention(q, k, v, gate, mode=RecurrentMode())
         else:
-            read = (q @ k.mT).tril() @ (gate * v)
-        return read.transpose(1, 2).flatten(2)
+            read = (q @ k.mT).tril() @ v
+        return self.read_norm(read).transpose(1, 2).flatten(2)
+
+
+def _learn(rule: str, pairs: int, renewed: bool, steps: int, rate: float) -> float:
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(1)
+    model = Recaller(rule)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
+    for _ in range(steps):
+        ids, wanted = draw(pairs, renewed=renewed, generator=generator)
+        logits = model(ids)[:, -wanted.shape[1] :]
+        loss = functional.cross_entropy(logits.flatten(0, 1), wanted.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    right = [_right(model, *draw(pairs, renewed=renewed, generator=generator)) for _ in range(20)]
+    return sum(right) / len(right)
 
 
 def _heads(x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch.nn.functional import normalize, silu
 from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaAttention
 
 HEADS, WIDTH, CHUNK = 8, 64, 64
 MODES = {"one": "delta_rule", "two": "delta_product"}
@@ -86,6 +87,43 @@ def model(package: str, kind: str) -> Any:
     return converted.eval()
 
 
+@functools.cache
+def layer(package: str, kind: str) -> Any:
+    """Return the attention of one layer of Llama-3.2-1B's shape, as it is or converted."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=2048,
+        intermediate_size=8192,
+        num_hidden_layers=1,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        head_dim=64,
+    )
+    config._attn_implementation = "sdpa"  # pyright: ignore[reportPrivateUsage] - as a model would choose
+    attn = LlamaAttention(config, 0).eval()
+    if kind == "layer base":
+        return attn
+    if package == "pellucid":
+        from pellucid.tptt import LiZAttention  # noqa: PLC0415
+
+        return LiZAttention(attn, 0, config)
+    from tptt.modeling_tptt import (  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
+        LiZAttention as Theirs,
+    )
+
+    return Theirs(attn, 0, config).eval()
+
+
+def layer_piece(package: str, kind: str, pos: int) -> Callable[[], Any]:
+    """Return what runs one layer's attention over a sequence."""
+    attn = layer(package, kind)
+    x = torch.randn(1, pos, 2048, generator=torch.Generator().manual_seed(0))
+    angles = torch.arange(pos)[None, :, None] * torch.linspace(1, 0.01, 64)
+    options = {"position_embeddings": (angles.cos(), angles.sin()), "attention_mask": None}
+    return lambda: attn(x, **options)
+
+
 def model_piece(package: str, kind: str, task: str, pos: int) -> Callable[[], Any]:
     """Return what runs a model forward, forward and backward, or generates."""
     lm = model(package, kind)
@@ -108,6 +146,8 @@ def main() -> None:
         with torch.set_grad_enabled(gradient):
             if work["what"] == "operator":
                 piece = operator(package, work["pos"], gradient)
+            elif work["what"].startswith("layer"):
+                piece = layer_piece(package, work["what"], work["pos"])
             else:
                 piece = model_piece(package, work["what"], work["task"], work["pos"])
             if work.get("warm", True):

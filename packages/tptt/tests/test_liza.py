@@ -232,7 +232,12 @@ def test_bad_arguments_are_refused(options, match):
 COMPILED = """
 import torch
 from pellucid.testing import tiny_llama
-from pellucid.tptt import get_tptt_model
+from pellucid.tptt import RECURRENT_MODES, LinearAttentionOp, get_tptt_model
+inputs = [torch.rand(1, 2, 20, 4) for _ in range(4)]
+for mode in RECURRENT_MODES:
+    op = LinearAttentionOp(0, mode, max_chunk_size=8)
+    out = torch.compile(op, backend="eager", fullgraph=True)(*inputs)
+    torch.testing.assert_close(out, op(*inputs))
 model = tiny_llama(num_hidden_layers=1)
 get_tptt_model(model, model.config)
 ids = torch.arange(5, 15)[None]
@@ -242,7 +247,7 @@ torch.testing.assert_close(out, model(ids, use_cache=False).logits)
 """
 
 
-def test_a_model_is_compiled_without_a_break():
+def test_operators_and_a_model_are_compiled_without_a_break():
     """In a process of its own: the checks of shapes at run time are breaks themselves."""
     environment = {**os.environ, "PELLUCID_TYPECHECK": "0"}
     ran = subprocess.run(

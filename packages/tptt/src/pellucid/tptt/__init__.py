@@ -21,15 +21,25 @@ from pellucid.tptt._injection import (
     list_liza,
     set_mag_weight,
 )
+from pellucid.tptt._later_names import (
+    construct_causal_forward_solver,
+    get_model_name,
+    render_template,
+    set_trainable_parameters,
+)
 from pellucid.tptt._layouts import (
+    AttentionLayout,
+    HeadSizes,
     extract_layer_idx,
     find_embedding_lm,
     find_projections,
+    register_attention_adapter,
     split_qkv,
 )
 from pellucid.tptt._linear_attention import LinearAttention
 from pellucid.tptt._liza import LiZAttention
 from pellucid.tptt._masks import apply_linear_attention_mask, truncate_attention_mask
+from pellucid.tptt._memory import get_memory_state, set_memory_state
 from pellucid.tptt._model import TpttModel
 from pellucid.tptt._modes import (
     RECURRENT_MODES,
@@ -49,7 +59,9 @@ from pellucid.tptt._virtual import expand_virtual_tokens, expand_writes
 
 __all__ = [
     "RECURRENT_MODES",
+    "AttentionLayout",
     "CausalAvgPool1d",
+    "HeadSizes",
     "LCache",
     "LiZACallback",
     "LiZAttention",
@@ -63,6 +75,7 @@ __all__ = [
     "TpttModel",
     "apply_linear_attention_mask",
     "chunk_sequence",
+    "construct_causal_forward_solver",
     "convert_sets_to_lists",
     "delta_rule_chunk",
     "delta_rule_recurrent",
@@ -79,7 +92,9 @@ __all__ = [
     "find_projections",
     "find_targets",
     "generate_model_card",
+    "get_memory_state",
     "get_mode_name",
+    "get_model_name",
     "get_tptt_model",
     "get_valid_chunk_size",
     "linear_attention",
@@ -89,9 +104,13 @@ __all__ = [
     "match_dim",
     "parse_mode_name",
     "published_operator",
+    "register_attention_adapter",
+    "render_template",
     "save_tptt_safetensors",
     "sequential_delta_product_scan",
     "set_mag_weight",
+    "set_memory_state",
+    "set_trainable_parameters",
     "soft_clamp",
     "split_qkv",
     "truncate_attention_mask",

@@ -21,7 +21,9 @@ ADAPTER = "adapter_model.safetensors"
 _PREFIX = re.compile(r"^(?:(?:base_model|tptt_model|backbone)\.)*(?:model\.(?=model\.|lm_head))?")
 
 
-def load_tptt_safetensors(repo_or_path: str, model: Any, token: str | None = None) -> Any:
+def load_tptt_safetensors(
+    repo_or_path: str, model: Any, token: str | None = None, *, subfolder: str = ""
+) -> Any:
     """Load weights, of adapters or of all modules, whatever prefixes their names were saved under.
 
     What is missing and what is unexpected is logged as a warning.
@@ -30,12 +32,13 @@ def load_tptt_safetensors(repo_or_path: str, model: Any, token: str | None = Non
         repo_or_path: A directory, or the name of a repository.
         model: What to load into.
         token: For private repositories.
+        subfolder: Where in it the files are.
 
     Returns:
         The model; None if there are no weights.
     """
     for name in (ADAPTER, WEIGHTS):
-        path = find_file(repo_or_path, name, token=token)
+        path = find_file(repo_or_path, name, subfolder=subfolder, token=token)
         if path is not None:
             missing, unexpected = load_weights(path, model)
             lora = [name for name in missing if "lora_" in name]
@@ -47,13 +50,15 @@ def load_tptt_safetensors(repo_or_path: str, model: Any, token: str | None = Non
     return None
 
 
-def find_file(place: str, name: str, **options: Any) -> Path | None:
+def find_file(place: str, name: str, *, subfolder: str = "", **options: Any) -> Path | None:
     """Return where a file of a directory or a repository lies; None if it has no such file."""
     if Path(place).is_dir():
-        return Path(place, name) if Path(place, name).is_file() else None
+        path = Path(place, subfolder, name)
+        return path if path.is_file() else None
     found = cached_file(
         place,
         name,
+        subfolder=subfolder,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
         _raise_exceptions_for_gated_repo=False,

@@ -102,7 +102,10 @@ def get_tptt_model(
         )
         for name, module in find_targets(model, target_modules).items()
     ]
+    n_layers = getattr(base_config, "num_hidden_layers", None)
     for name, liza in made:
+        # masks are made for all layers at once
+        liza.forgets_keys = len(made) == n_layers
         parent, _, own = name.rpartition(".")
         setattr(model.get_submodule(parent), own, liza)
     return model, cache

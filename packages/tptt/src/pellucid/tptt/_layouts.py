@@ -66,8 +66,29 @@ _KNOWN: tuple[tuple[tuple[str, ...], Split], ...] = (
 _FUSED_BY_HEAD = ("GPTNeoXAttention",)
 
 
+# What users have said of attention modules, by the names of their classes.
+_REGISTERED: dict[str, AttentionLayout] = {}
+
+
+def register_attention_adapter(attention: type[nn.Module] | str, layout: AttentionLayout) -> None:
+    """Say where an attention module keeps its projections, for modules that nobody knows here.
+
+    Args:
+        attention: The class of the module, or its name. What was said of it before is forgotten.
+        layout: The names of its projections, and how queries, keys and values are got out of them.
+
+    Raises:
+        ArgumentError: (a ValueError) If the layout names no projection.
+    """
+    if not layout.projections:
+        raise ArgumentError(f"a layout names one projection or more, got {layout!r}.")
+    _REGISTERED[attention if isinstance(attention, str) else attention.__name__] = layout
+
+
 def find_layout(module: nn.Module) -> AttentionLayout | None:
     """Return the layout of a self-attention module; None if it is none that is known."""
+    if type(module).__name__ in _REGISTERED:
+        return _REGISTERED[type(module).__name__]
     if getattr(module, "is_cross_attention", False) or "Cross" in type(module).__name__:
         return None
     out = next((name for name in _OUT_NAMES if _has(module, name)), None)
@@ -94,7 +115,8 @@ def require_layout(module: nn.Module) -> AttentionLayout:
         raise RequirementError(
             f"Unsupported attention module {type(module).__name__}: it has no separable queries, "
             f"keys and values among its modules ({children}). Known are q_proj/k_proj/v_proj, "
-            "qkv_proj, c_attn, query/key/value and GPT-NeoX's query_key_value."
+            "qkv_proj, c_attn, query/key/value and GPT-NeoX's query_key_value. Describe others "
+            "with register_attention_adapter."
         )
     return layout
 

@@ -15,6 +15,7 @@ from pellucid.tptt._linear_attention import LinearAttention
 from pellucid.tptt._masks import narrow_mask
 from pellucid.tptt._memory import CacheMemory
 from pellucid.tptt._states import LCache
+from pellucid.tptt._window import keep_window
 
 _SCALE_EPS = 1e-5
 _CACHE_NAMES = ("past_key_values", "past_key_value", "layer_past")
@@ -53,6 +54,10 @@ class LiZAttention(nn.Module):
         compat: See `LinearAttentionOp`.
         gate_granularity: See `LinearAttention`.
         backend: See `linear_attention`.
+
+    Attributes:
+        forgets_keys: Whether the cache may forget keys beyond `max_self_attn_length`, as it may
+            where all layers of a model that share their masks do so.
 
     Raises:
         RequirementError: (a TypeError) If the module has no separable queries, keys and values.
@@ -118,6 +123,7 @@ class LiZAttention(nn.Module):
             backend=backend,
         )
         self.train(base_attn.training)
+        self.forgets_keys = False
         self._call = _Call()
         self._tapped: tuple[tuple[str, nn.Module], ...] = ()
         self._tap()
@@ -206,8 +212,10 @@ class LiZAttention(nn.Module):
         if first is not None:  # a cache of fixed size, whose rows are all there from the start
             columns = int(cache.get_max_length(self.layer_idx))
         else:
-            seen = 0 if cache is None else int(cache.get_seq_length(self.layer_idx))
-            first = seen if mask is None else mask.shape[-1] - x.shape[1]
+            shown = 0 if cache is None else self._count_shown(cache)
+            first = shown if mask is None else mask.shape[-1] - x.shape[1]
+            if first + x.shape[1] <= self.max_self_attn_length:
+                return mask
         config = getattr(self.base_attn, "config", self.base_config)
         return narrow_mask(
             mask,
@@ -218,6 +226,14 @@ class LiZAttention(nn.Module):
             implementation=getattr(config, "_attn_implementation", None) or "eager",
             is_causal=bool(getattr(self.base_attn, "is_causal", True)),
         )
+
+    def _count_shown(self, cache: Any) -> int:
+        """Return how many tokens of a cache the next ones are given."""
+        assert self.max_self_attn_length is not None
+        layer = None
+        if self.forgets_keys:
+            layer = keep_window(cache, self.layer_idx, self.max_self_attn_length)
+        return int(cache.get_seq_length(self.layer_idx)) if layer is None else layer.shown
 
     def _can_mix_inside(self) -> bool:
         """Whether both branches can go through the projection out at once.

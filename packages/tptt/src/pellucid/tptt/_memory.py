@@ -29,6 +29,10 @@ class CacheMemory:
     def __init__(self, cache: Any) -> None:
         self._cache = getattr(cache, "self_attention_cache", cache)
 
+    def __len__(self) -> int:
+        """Return how many layers the cache has."""
+        return len(self._cache.layers)
+
     def __getitem__(self, layer_idx: int) -> Mapping[str, Any] | None:
         """Return what a layer remembers; None if it remembers nothing."""
         layers = self._cache.layers
@@ -56,6 +60,47 @@ class CacheMemory:
     def replace(self, layer_idx: int, states: Mapping[str, Any]) -> None:
         """Remember these values, which have no graphs, and nothing else."""
         vars(self._cache.layers[layer_idx])[_PLACE] = dict(states)
+
+
+def get_memory_state(cache: Any) -> dict[int, dict[str, Any]]:
+    """Return what linear attention remembers in a cache, by the number of the layer.
+
+    The tensors are copies: they can be kept, moved and given to `set_memory_state` later, to go on
+    with what was remembered but without the keys and values of softmax attention.
+
+    Args:
+        cache: A `transformers.Cache`, or an `EncoderDecoderCache`, whose first part is taken.
+    """
+    memory = CacheMemory(cache)
+    held = {index: memory[index] for index in range(len(memory))}
+    return {
+        index: _change_all(_without_undo(states), torch.clone)
+        for index, states in held.items()
+        if states
+    }
+
+
+def set_memory_state(cache: Any, states: Mapping[int, Mapping[str, Any]]) -> None:
+    """Make linear attention remember what `get_memory_state` returned.
+
+    Args:
+        cache: A cache that has the layers, such as `DynamicCache(config=model.config)`.
+        states: What to remember, by the number of the layer.
+
+    Raises:
+        ArgumentError: (a ValueError) If the cache has no such layer.
+    """
+    memory = CacheMemory(cache)
+    for index, state in states.items():
+        memory.update(index, **_change_all(state, torch.clone))
+
+
+def _without_undo(states: Mapping[str, Any]) -> dict[str, Any]:
+    if states.get("pending") is not None:
+        raise ArgumentError(
+            "tokens were taken back and others not given yet. Give the next ones first."
+        )
+    return {name: states[name] for name in states if name not in ("before", "recent", "pending")}
 
 
 def undo_tokens(states: Mapping[str, Any], count: int) -> dict[str, Any]:

@@ -126,11 +126,14 @@ def _run_on_grid(
 ) -> tuple[Tensor, Tensor]:
     """Apply the activation where each row, counted from its own start, fills a chunk."""
     batch, _, pos, _ = tokens.q.shape
+    most = 0
     if offset is None:
         offset = torch.zeros(batch, dtype=torch.long, device=tokens.q.device)
+    else:  # a compiled graph cannot ask for the number, but knows a bound of it
+        most = grid - 1 if torch.compiler.is_compiling() else int(offset.max())
     if lengths is None:
         lengths = torch.full_like(offset, pos)
-    end = pos + int(offset.max())
+    end = pos + most
     slot = torch.arange(end, device=offset.device) - offset[:, None]
     aligned = _Tokens(
         *(_align(x, slot, times) for x, times in zip(tokens, (1, order, order, order), strict=True))

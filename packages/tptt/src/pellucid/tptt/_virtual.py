@@ -14,7 +14,7 @@ _Lag = Callable[[int], Tensor]
 
 
 def expand_virtual_tokens(
-    x: Float[Tensor, "batch head pos d_head"], n: int, mode: str
+    x: Float[Tensor, "batch head pos d_head"], n: int, mode: str = "derivative"
 ) -> Float[Tensor, "batch head virtual_pos d_head"]:
     """Write `n` virtual tokens for each token, with the values that published models were given.
 
