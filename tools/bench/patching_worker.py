@@ -53,10 +53,10 @@ def by_pellucid(model: Any, clean: torch.Tensor, corrupted: torch.Tensor) -> Pie
     from pellucid.bridge._patch_runs import PatchRuns  # noqa: PLC0415
 
     bridge = TransformerBridge(model)
-    _, cache = bridge.run_with_cache(clean)
+    cache: Any = bridge.run_with_cache(clean)[1]
     streams = [cache["resid_pre", layer] for layer in range(bridge.cfg.n_layers)]
     stack, n_pos = model.transformer, clean.shape[1]
-    limit = PatchRuns(bridge, corrupted)._guess_limit()
+    limit = PatchRuns(bridge, corrupted).limit
     n_chunks = -(-n_pos // limit)
     size = -(-n_pos // n_chunks)
     chunks = [min(size, n_pos - start) for start in range(0, n_pos, size)]

@@ -67,6 +67,15 @@ class PatchRuns:
         self._limit = cells_per_batch
         self._streams: dict[int, Tensor] = {}
 
+    @property
+    def limit(self) -> int:
+        """How many cells share a forward pass at most."""
+        if self._limit is not None:
+            return self._limit
+        n_positions = self.tokens.numel()
+        n_logits = n_positions * max(self.model.cfg.d_vocab_out, 1)
+        return max(1, min(_N_LOGITS // n_logits, _N_POSITIONS // n_positions))
+
     def run(self, cells: Iterable[Cell], edit: Edit) -> Iterator[tuple[Cell, Tensor]]:
         """Yield each cell with the logits of its run, of shape (batch, pos, d_vocab).
 
@@ -94,16 +103,10 @@ class PatchRuns:
         return {} if self._mask is None else {"attention_mask": self._mask.repeat(n, 1)}
 
     def _split(self, cells: Sequence[Cell]) -> Iterator[Sequence[Cell]]:
-        limit = self._limit or self._guess_limit()
-        n_chunks = math.ceil(len(cells) / limit)
+        n_chunks = math.ceil(len(cells) / self.limit)
         size = math.ceil(len(cells) / n_chunks)
         for start in range(0, len(cells), size):
             yield cells[start : start + size]
-
-    def _guess_limit(self) -> int:
-        n_positions = self.tokens.numel()
-        n_logits = n_positions * max(self.model.cfg.d_vocab_out, 1)
-        return max(1, min(_N_LOGITS // n_logits, _N_POSITIONS // n_positions))
 
     def _run_chunk(self, name: str, chunk: Sequence[Cell], edit: Edit) -> Tensor:
         n = len(chunk)
