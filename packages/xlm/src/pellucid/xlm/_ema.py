@@ -44,6 +44,7 @@ class EMACallback(Callback):
         self.use_num_updates = use_num_updates
         self.apply_ema_at_train_end = apply_ema_at_train_end
         self._average: dict[str, Tensor] = {}
+        self._weights: list[Tensor] = []
         self._raw: list[Tensor] | None = None
         self._num_updates = 0
         self._step = 0
@@ -70,6 +71,8 @@ class EMACallback(Callback):
             name: source[name].to(weight.device, weight.dtype, copy=True)
             for name, weight in trained.items()
         }
+        # The optimizer changes weights in place, so these stay what they are.
+        self._weights = [weight.detach() for weight in trained.values()]
         self._step = trainer.global_step
 
     @torch.no_grad()
@@ -82,7 +85,7 @@ class EMACallback(Callback):
         batch_idx: int,
     ) -> None:
         """Average the weights in, if the optimizer made a step."""
-        del outputs, batch, batch_idx
+        del pl_module, outputs, batch, batch_idx
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
@@ -90,8 +93,7 @@ class EMACallback(Callback):
         decay = self.decay
         if self.use_num_updates:
             decay = min(decay, (1 + self._num_updates) / (10 + self._num_updates))
-        weights = [weight.detach() for weight in _trained(pl_module).values()]
-        _FOREACH_LERP(list(self._average.values()), weights, 1.0 - decay)
+        _FOREACH_LERP(list(self._average.values()), self._weights, 1.0 - decay)
 
     def on_train_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from pellucid.core import ArgumentError, ContractError
-from pellucid.xlm._addresses import seed_at
+from pellucid.xlm._addresses import GlobalRandomness, seed_at
 from pellucid.xlm._building import build, build_components
 from pellucid.xlm._checkpointed import CheckpointedModule
 from pellucid.xlm._finite import FiniteWatch
@@ -88,7 +88,7 @@ class Harness(CheckpointedModule):
         self.predictions_dir = self._predictions_dir()
         self._finite = FiniteWatch()
         self._generator: torch.Generator | None = None
-        self._caller_rng: Tensor | None = None
+        self._global: GlobalRandomness | None = None
 
     # ---- construction -----------------------------------------------------------------------
 
@@ -139,18 +139,12 @@ class Harness(CheckpointedModule):
 
     # ---- set-up -----------------------------------------------------------------------------
 
-    def setup(self, stage: str) -> None:
-        """Remember the caller's random state, which every batch overwrites."""
-        del stage
-        if self._caller_rng is None:
-            self._caller_rng = torch.get_rng_state()
-
     def teardown(self, stage: str) -> None:
-        """Put the caller's random state back."""
+        """Put the caller's random state back, which every batch overwrote."""
         del stage
-        if self._caller_rng is not None:
-            torch.set_rng_state(self._caller_rng)
-            self._caller_rng = None
+        if self._global is not None:
+            self._global.restore()
+            self._global = None
 
     def configure_model(self) -> None:
         """Let the loss prepare for the device, and compile it if `compile` is set."""
@@ -180,7 +174,8 @@ class Harness(CheckpointedModule):
         if isinstance(self.trainer.strategy, FSDPStrategy):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
-        norm = clip(self.model.parameters(), gradient_clip_val, gradient_clip_algorithm)
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        norm = clip(weights, gradient_clip_val, gradient_clip_algorithm)
         if norm is not None and self.is_logging_step:
             self.log("train/grad_norm", norm)
 
@@ -264,7 +259,9 @@ class Harness(CheckpointedModule):
 
     def _seed_batch(self, *place: int | str) -> None:
         seed = seed_at(self.seed, self.global_rank, *place)
-        torch.manual_seed(seed)
+        if self._global is None:
+            self._global = GlobalRandomness(self.device)
+        self._global.seed(seed)
         if self._generator is None or self._generator.device != self.device:
             self._generator = torch.Generator(self.device)
             for part in (self.loss_function, self.predictor):
