@@ -5,7 +5,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted({*ROOT.glob("*.md"), *ROOT.glob("packages/*/*.md"), *ROOT.glob("docs/**/*.md")})
-GUIDES = [ROOT / "docs/wrap-your-own-model.md", *ROOT.glob("docs/tutorials/*.md")]
+GUIDES = [
+    ROOT / "docs/wrap-your-own-model.md",
+    *ROOT.glob("docs/families/*.md"),
+    *ROOT.glob("docs/tutorials/*.md"),
+]
 READMES = [path for path in DOCUMENTS if path.name == "README.md" or path in GUIDES]
 BLOCK = re.compile(r"^```(?:python|\{code-cell\} python)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?://|mailto:|#)([^)#\s]+)")

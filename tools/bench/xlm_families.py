@@ -30,8 +30,8 @@ def main() -> None:
     torch.set_num_threads(1)
     lines = ["# What collators and generation cost\n", "Written by `tools/bench/xlm_families.py`:"]
     lines += [
-        f"processor time of one thread, best of {ROUNDS} rounds that take turns (of generation, the",
-        "second of two).\n",
+        f"processor time of one thread, best of {ROUNDS} rounds that take turns (of",
+        "generation, the second of two).\n",
     ]
     lines += [*collator_lines(), "", *generation_lines(options.tokens)]
     options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")

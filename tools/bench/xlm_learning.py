@@ -107,25 +107,26 @@ def train(run: Run, folder: Path, options: argparse.Namespace) -> None:
     """Train, or go on with it, and note what that took."""
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    call(run, "train", (), options)
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    spent = {
-        "wall_s": round(time.monotonic() - began, 1),
-        "cpu_s": round(usage.ru_utime + usage.ru_stime - children_before(), 1),
-        "threads": options.threads,
-    }
-    with (folder / "spent.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(spent) + "\n")
+    try:
+        call(run, "train", (), options)
+    finally:
+        spent = {
+            "wall_s": round(time.monotonic() - began, 1),
+            "cpu_s": round(children_since(), 1),
+            "threads": options.threads,
+        }
+        with (folder / "spent.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(spent) + "\n")
 
 
 _seen = [0.0]
 
 
-def children_before() -> float:
-    """Return the processor time of the processes before the last one."""
+def children_since() -> float:
+    """Return the processor time of child processes since it was asked for last."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     before, _seen[0] = _seen[0], usage.ru_utime + usage.ru_stime
-    return before
+    return _seen[0] - before
 
 
 def evaluate(
@@ -139,7 +140,7 @@ def evaluate(
     call(run, "eval", given, options)
     (results,) = (options.work / name).glob("results_test_*.json")
     (folder / f"{variant}.json").write_text(results.read_text(encoding="utf-8"), encoding="utf-8")
-    children_before()
+    children_since()
 
 
 def call(run: Run, job: str, overrides: Iterable[str], options: argparse.Namespace) -> None:
