@@ -19,6 +19,9 @@ class Ledger:
 
     Args:
         model: The model.
+
+    Attributes:
+        has_added: Whether a parameter has been added where there was none.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -27,6 +30,7 @@ class Ledger:
             id(held) for module in model.modules() for held in module.parameters(recurse=False)
         )
         self._undo: list[Callable[[], None]] = []
+        self.has_added = False
 
     def write(self, module: nn.Module, name: str, values: Tensor) -> None:
         """Give a parameter new numbers, converted to its dtype.
@@ -38,6 +42,7 @@ class Ledger:
         """
         held = find_own(module, name)
         if held is None:
+            self.has_added = True
             like = find_own(module, "weight")
             self._replace(module, name, _make(values, values if like is None else like))
         elif self._n_owners[id(held)] > 1:

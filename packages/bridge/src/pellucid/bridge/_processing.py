@@ -154,22 +154,27 @@ class Processing(Weighing):
         try:
             for step in steps.values():
                 step(ledger)
-                self.forget_weights()
+                if ledger.has_added:
+                    self.forget_weights()
             gap = float((ground.log_probs() - before).nan_to_num().abs().max())
             self._check_gap(gap, tuple(steps))
         except BaseException:
-            ledger.undo()
-            self.forget_weights()
+            self._take_back(ledger)
             raise
         if "fold_ln" in steps and self.cfg.normalization_type in ("LN", "RMS"):
             ledger.set(self.cfg, "normalization_type", f"{self.cfg.normalization_type}Pre")
-        self._undo_boot.extend([self.forget_weights, ledger.undo])
+        self._undo_boot.append(lambda: self._take_back(ledger))
         report = ProcessingReport(
             applied=tuple(steps), left_out=MappingProxyType(left_out), max_log_prob_gap=gap
         )
         if verbose:
             print(report)  # noqa: T201 - what was asked for
         return report
+
+    def _take_back(self, ledger: Ledger) -> None:
+        ledger.undo()
+        if ledger.has_added:
+            self.forget_weights()
 
     def _plan_steps(
         self, ground: Ground, flags: Mapping[str, bool | None]

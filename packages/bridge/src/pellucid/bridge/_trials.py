@@ -81,7 +81,8 @@ def _install(change: Change) -> Any:
 
     if change.side == "before":
         return change.module.register_forward_pre_hook(before, with_kwargs=True)
-    return change.module.register_forward_hook(after)
+    # What others have hooked to the module is a part of the model, and comes after the change.
+    return change.module.register_forward_hook(after, prepend=True)
 
 
 def _is_same(made: Tensor, expected: Tensor) -> bool:
