@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pellucid.bridge._activation_reading import ActivationReading
 from pellucid.bridge._analysing import Analysing
 from pellucid.bridge._boot import BootOptions, load_model
 from pellucid.bridge._generation import Generation
@@ -18,7 +19,9 @@ from pellucid.bridge._tokens import Tokenization
 from pellucid.core import ArgumentError
 
 
-class TransformerBridge(Tokenization, Generation, Running, Analysing, Processing):  # pyright: ignore[reportIncompatibleMethodOverride] - the first two declare what the last one has
+class TransformerBridge(  # pyright: ignore[reportIncompatibleMethodOverride] - the first two declare what the last one has
+    Tokenization, Generation, Running, ActivationReading, Analysing, Processing
+):
     """A transformer whose activations can be read, changed and differentiated by name.
 
     No module of the model is replaced or wrapped. A run with hooks installs what it needs on the

@@ -21,6 +21,7 @@ from pellucid.core._access import (  # noqa: E402
     TokenAccessMixin,
     select_topk,
 )
+from pellucid.core._activations import ActivationReader, ActivationsRead  # noqa: E402
 from pellucid.core._batching import is_out_of_memory, map_in_batches  # noqa: E402
 from pellucid.core._budget import Budget  # noqa: E402
 from pellucid.core._capabilities import (  # noqa: E402
@@ -123,6 +124,8 @@ __all__ = [
     "DEFAULT_INIT_TRIGGER",
     "OPTIMIZED_TRIGGER_PLACEHOLDER",
     "TRIGGER_PART_SEPARATOR",
+    "ActivationReader",
+    "ActivationsRead",
     "ArgumentError",
     "BaseLoss",
     "BaseModel",

@@ -45,6 +45,12 @@ _MADE_INPUTS: Mapping[Flow, frozenset[str]] = {
 """What models may add to the inputs of a flow."""
 
 
+_FIELD_ADVICE: Mapping[str, str] = {
+    "activations": "make it of a bridge, LMHFModel(pellucid.bridge.TransformerBridge(...))",
+}
+"""What provides fields that models do not have by themselves."""
+
+
 class Verdict(StrEnum):
     """Whether three parts go together."""
 
@@ -247,6 +253,8 @@ def _advise_field(model: Any, field: str, flow: Flow, provided: Mapping[str, Any
     made_with = _optional_fields(model).get(field)
     if made_with is not None and field in (_type(model).provides or {}).get(flow, {}):
         return f"make it with {made_with}=True"
+    if field in _FIELD_ADVICE:
+        return _FIELD_ADVICE[field]
     return f"it provides {', '.join(sorted(provided)) or 'nothing'}"
 
 

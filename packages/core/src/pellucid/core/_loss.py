@@ -88,6 +88,13 @@ class BaseLoss(ABC):
         """
         return {}
 
+    def activation_names(self) -> frozenset[str]:
+        """Say which activations the loss reads by name; none by default.
+
+        One that names any reads the field `activations`.
+        """
+        return frozenset()
+
     def contains_loss_type(self, loss_type: type["BaseLoss"]) -> bool:
         """Say whether this is, or holds, a loss of a type."""
         return isinstance(self, loss_type)
@@ -167,6 +174,10 @@ class CombinedLoss(BaseLoss):
         }
         joined = {field: join_selections(held, field) for field, held in readers.items()}
         return {field: held for field, held in joined.items() if held is not None}
+
+    def activation_names(self) -> frozenset[str]:
+        """Return what the components read."""
+        return frozenset().union(*(loss.activation_names() for loss in self.loss_funcs))
 
     def contains_loss_type(self, loss_type: type[BaseLoss]) -> bool:
         """Say whether this is, or holds, a loss of a type."""

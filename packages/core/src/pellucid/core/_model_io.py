@@ -70,6 +70,7 @@ class ModelOutput:
         full_ids: Token ids of prompt and response, of shape (batch, pos).
         full_strs: Prompt and response as text.
         errors: For each sample, the error that kept it from being answered, or None.
+        activations: What a loss reads of the model's insides by name, each of shape (batch, ...).
         held_hidden_states: Which layers and positions `full_hidden_states` holds; all if not set.
         held_attentions: Which layers and positions `full_attentions` holds; all if not set.
     """
@@ -90,6 +91,7 @@ class ModelOutput:
     full_ids: Int[Tensor, "batch _"] | None = None
     full_strs: list[str] | None = None
     errors: list[Exception | None] | None = None
+    activations: dict[str, Float[Tensor, "batch ..."]] | None = None
     held_hidden_states: HeldStates | None = None
     held_attentions: HeldStates | None = None
 

@@ -100,8 +100,10 @@ def _stack(parts: list[Tensor]) -> Tensor:
 
 
 def _count_samples(model_output: ModelOutput, model_input: ModelInput) -> int | None:
-    batched = [*set_fields(model_output).values(), model_input.input_texts]
-    return next((len(held) for held in batched if held is not None), None)
+    output = set_fields(model_output)
+    named: dict[str, Tensor] = output.pop("activations", {})
+    batched = [*output.values(), *named.values(), model_input.input_texts]
+    return next((len(held) for held in batched if isinstance(held, (Tensor, list))), None)
 
 
 def _check_losses(losses: Any, loss_func: BaseLoss, n_samples: int | None) -> None:

@@ -128,6 +128,18 @@ class Wanted:
     attentions: bool
     held_hidden_states: HeldStates | None = None
     held_attentions: HeldStates | None = None
+    activations: tuple[str, ...] = ()
+
+    @property
+    def is_activations_only(self) -> bool:
+        """Whether nothing is wanted but activations by name."""
+        return bool(self.activations) and not (
+            self.full_logits
+            or self.prefill
+            or self.first_token
+            or self.hidden_states
+            or self.attentions
+        )
 
     def outputs(self) -> dict[str, Any]:
         """Return what `Forward` is to be asked for of the model's insides."""

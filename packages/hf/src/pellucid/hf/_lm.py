@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from pellucid.core import (
+    ActivationReader,
     ArgumentError,
     Flow,
     HeldStates,
@@ -72,7 +73,8 @@ class LMHFModel(LMBaseModel, TriggerLogits, LossTextAccessMixin):
     is off and weights need no gradient, afterwards all is as it was.
 
     Args:
-        model_name: A name, a path, or a model object.
+        model_name: A name, a path, or a model object; or a bridge, whose hooks then act in every
+            pass, and whose activations losses may read by name.
         device: Where to load the model to; CUDA if there is one, else the CPU, when omitted.
         dtype: What to load the weights as; as they are saved when omitted.
         forward_pass_batch_size: How many candidates go through one forward pass at most; halved
@@ -137,6 +139,9 @@ class LMHFModel(LMBaseModel, TriggerLogits, LossTextAccessMixin):
         is_automatic = forward_pass_batch_size is None
         forward_pass_batch_size = _MAX_BATCH_SIZE if is_automatic else forward_pass_batch_size
         check_batch_sizes(forward_pass_batch_size, backward_pass_batch_size)
+        if isinstance(model_name, ActivationReader):
+            self._reader, model_name = model_name, model_name.original_model
+            tokenizer = tokenizer or getattr(self._reader, "tokenizer", None)
         is_loaded = loaded_model is not None or not isinstance(model_name, str)
         if use_eager_attention and not is_loaded:
             model_kwargs["attn_implementation"] = "eager"
@@ -155,6 +160,8 @@ class LMHFModel(LMBaseModel, TriggerLogits, LossTextAccessMixin):
             _check_eager(self._model)
         else:
             self.provides = _without_attentions(type(self).provides)
+        if self._reader is not None:
+            self.provides = _with_activations(self.provides)
         self._model_name = model_name if isinstance(model_name, str) else name_of(self._model)
         self._embedding_layer = self._model.get_input_embeddings()
         is_paced = is_automatic and self.device.type == "cpu"
@@ -225,6 +232,7 @@ class LMHFModel(LMBaseModel, TriggerLogits, LossTextAccessMixin):
         require_generation_logits: bool = False,
         held_hidden_states: HeldStates | None = None,
         held_attentions: HeldStates | None = None,
+        require_activations: Sequence[str] = (),
         count_backward: bool = False,
         max_new_tokens: int = 128,
         greedy_decode: bool = True,
@@ -251,6 +259,7 @@ class LMHFModel(LMBaseModel, TriggerLogits, LossTextAccessMixin):
             require_generation_logits: Whether to return the logits of generated tokens.
             held_hidden_states: Which layers and positions of the stream to return; all when None.
             held_attentions: Which layers and positions of the patterns to return; all when None.
+            require_activations: Names of activations to return; of models made of a bridge.
             count_backward: Whether usage statistics count a backward pass as well.
             max_new_tokens: How long a response may grow.
             greedy_decode: Whether to generate the likeliest token each time, else to sample.
@@ -277,6 +286,7 @@ class LMHFModel(LMBaseModel, TriggerLogits, LossTextAccessMixin):
                 attentions=require_attentions,
                 held_hidden_states=held_hidden_states,
                 held_attentions=held_attentions,
+                activations=tuple(require_activations),
             ),
             count_backward=count_backward,
             decoding=Decoding(
@@ -366,6 +376,15 @@ def _check_eager(model: Any) -> None:
             f"use_eager_attention=True, but the model given uses {used!r} attention and is not "
             "changed. Load it with attn_implementation='eager'."
         )
+
+
+def _with_activations(provides: Provides | None) -> Provides | None:
+    if provides is None:
+        return None
+    return {
+        flow: fields if flow is Flow.TEXTS else {**fields, "activations": ()}
+        for flow, fields in provides.items()
+    }
 
 
 def _without_attentions(provides: Provides | None) -> Provides | None:

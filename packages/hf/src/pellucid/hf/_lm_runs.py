@@ -1,13 +1,25 @@
 """What a causal language model does with a batch that fits: predict, answer, count."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from pellucid.core import ArgumentError, BaseLoss, MessageTargets, ModelOutput, Targets
+from pellucid.core import (
+    ActivationReader,
+    ActivationsRead,
+    ArgumentError,
+    BaseLoss,
+    MessageTargets,
+    ModelOutput,
+    RequirementError,
+    Targets,
+)
 from pellucid.hf._beginnings import Arrangement, Beginning, CommonRow, Line, line_up
 from pellucid.hf._forward import Forward, Wanted, rows_needed
 from pellucid.hf._generation import Decoding, first_token_logprobs, generate
@@ -26,6 +38,7 @@ class LanguageModelRuns(SlottedBackend):
     _forward: Forward
     _paces: Paces | None
     _has_attentions: bool
+    _reader: ActivationReader | None = None
 
     @property
     def _end_ids(self) -> list[int]:
@@ -85,6 +98,8 @@ class LanguageModelRuns(SlottedBackend):
             rows=rows,
             prefix=prefix,
             count_backward=count_backward,
+            activations=wanted.activations,
+            stop=wanted.is_activations_only,
             **wanted.outputs(),
         )
         answers = self._answer(
@@ -97,6 +112,7 @@ class LanguageModelRuns(SlottedBackend):
         )
         return ModelOutput(
             full_logits=result.logits if wanted.full_logits else None,
+            activations=result.activations if wanted.activations else None,
             **wanted.name_insides(result),
             **predicted,
             **answers,
@@ -111,23 +127,47 @@ class LanguageModelRuns(SlottedBackend):
         prefix: Beginning | SharedPrefix | None = None,
         n_tokens: int | None = None,
         count_backward: bool = False,
+        activations: Sequence[str] = (),
+        stop: bool = False,
         **outputs: Any,
     ) -> Any:
         """Make the raw call, after a prefix that all inputs share if there is one, and count it."""
-        part = None if mask is not None else _share(prefix, len(given), rows, outputs)
-        if part is None:
-            result = self._forward(given, mask, rows=rows, **outputs)
-        else:
-            # What follows the last row that is read reaches none of them.
-            stop = None if any(outputs.values()) else max(rows.stop, part.n_tokens + 1)
-            given = given[:, part.n_tokens : stop]
-            result = self._run_after(given, part, rows=rows, **outputs)
+        # Hooks may read or change positions of the prefix.
+        is_whole = mask is not None or (self._reader is not None and self._reader.has_hooks)
+        is_whole = is_whole or bool(activations)
+        with self._hooked(activations, stop) as read:
+            part = None if is_whole else _share(prefix, len(given), rows, outputs)
+            if part is not None:
+                # What follows the last row that is read reaches none of them.
+                end = None if any(outputs.values()) else max(rows.stop, part.n_tokens + 1)
+                given = given[:, part.n_tokens : end]
+                result = self._run_after(given, part, rows=rows, **outputs)
+            else:
+                try:
+                    result = self._forward(given, mask, rows=rows, **outputs)
+                except ActivationsRead:
+                    empty = torch.empty((len(given), 0, 0), device=given.device)
+                    result = SimpleNamespace(logits=empty)
+            result.activations = _check_read(read, activations)
         if n_tokens is None:
             n_tokens = given.shape[0] * given.shape[1] if mask is None else int(mask.sum())
         self._update_invoke_stats(
             n_tokens=n_tokens, n_samples=len(given), count_backward=count_backward
         )
         return result
+
+    def _hooked(
+        self, activations: Sequence[str], stop: bool
+    ) -> AbstractContextManager[Mapping[str, Tensor]]:
+        """Return the context of a pass in which hooks act, and activations are read by name."""
+        if self._reader is not None:
+            return self._reader.reading(activations, stop=stop)
+        if activations:
+            raise RequirementError(
+                f"the activations {list(activations)!r} are read by name, which takes a bridge. "
+                "Make the model of one: LMHFModel(TransformerBridge(...))."
+            )
+        return contextlib.nullcontext({})
 
     def _make_prefix(self, ids: Int64[Tensor, " pos"]) -> SharedPrefix:
         return SharedPrefix(ids, self._model, self._forward, count_tokens=self._count_shared)
@@ -188,7 +228,7 @@ class LanguageModelRuns(SlottedBackend):
             return {}
         shown = torch.ones(prompt.shape[:2], dtype=torch.int64, device=prompt.device)
         mask = shown if mask is None else mask
-        with torch.no_grad():
+        with torch.no_grad(), self._hooked((), stop=False):
             made = generate(
                 self._model,
                 {"input_ids" if prompt.ndim == 2 else "inputs_embeds": prompt.detach()},
@@ -265,6 +305,16 @@ def _share(
         hidden_states=states,
         attentions=bool(outputs.get("output_attentions", False)),
     )
+
+
+def _check_read(read: Mapping[str, Tensor], asked: Sequence[str]) -> dict[str, Tensor]:
+    missing = [name for name in asked if name not in read]
+    if missing:
+        raise RequirementError(
+            f"the pass did not come by {missing!r}. Gradients begin at the embeddings, so what lies "
+            "before them is not computed: choose an activation behind them."
+        )
+    return dict(read)
 
 
 def _keep_asked(part: SharedPart, asked: Asked | bool | None) -> SharedPart:

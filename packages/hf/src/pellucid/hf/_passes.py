@@ -274,6 +274,7 @@ class TriggerPasses(
                 **shared,
                 **_locate_states(self, loss_func, model_input),
                 **loss_func.options(),
+                require_activations=tuple(sorted(loss_func.activation_names())),
                 count_backward=trigger.get("trigger_embeds") is not None,
                 require_full_logits=_may_read(reads, "full_logits", "model_output"),
                 require_generation_logits=_may_read(

@@ -71,6 +71,12 @@ class TpttModel(PreTrainedModel):
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        *,
+        inputs_embeds: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Any,
     ) -> Any:
         """Return what the base model returns; no cache is made in training.
@@ -79,10 +85,23 @@ class TpttModel(PreTrainedModel):
             input_ids: The tokens.
             attention_mask: Which of them count.
             labels: What to compute the loss of.
+            inputs_embeds: Embeddings instead of tokens.
+            position_ids: Where they stand.
+            past_key_values: A cache of what stands before.
+            use_cache: Whether to return one; never in training.
+            logits_to_keep: How many of the last positions have logits, or which; 0 for all.
             **kwargs: Given to the base model.
         """
-        if self.training:
-            kwargs["use_cache"] = False
+        given: dict[str, Any] = {
+            "inputs_embeds": inputs_embeds,
+            "position_ids": position_ids,
+            "past_key_values": past_key_values,
+            "use_cache": False if self.training else use_cache,
+        }
+        # Not every base model takes each of them.
+        kwargs |= {name: held for name, held in given.items() if held is not None}
+        if isinstance(logits_to_keep, torch.Tensor) or logits_to_keep:
+            kwargs["logits_to_keep"] = logits_to_keep
         return self.backbone(
             input_ids=input_ids, attention_mask=attention_mask, labels=labels, **kwargs
         )
