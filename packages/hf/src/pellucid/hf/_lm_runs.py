@@ -311,8 +311,8 @@ def _check_read(read: Mapping[str, Tensor], asked: Sequence[str]) -> dict[str, T
     missing = [name for name in asked if name not in read]
     if missing:
         raise RequirementError(
-            f"the pass did not come by {missing!r}. Gradients begin at the embeddings, so what lies "
-            "before them is not computed: choose an activation behind them."
+            f"the pass did not come by {missing!r}. Gradients begin at the embeddings, so "
+            "what lies before them is not computed: choose an activation behind them."
         )
     return dict(read)
 
