@@ -68,7 +68,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="the page to write")
     parser.add_argument("--minutes", type=float, default=5.0, help="limit of a training run")
     parser.add_argument("--steps", type=int, default=400, help="steps of a training run")
-    parser.add_argument("--recall-steps", type=int, default=1500, help="steps of a recall run")
+    parser.add_argument("--recall-steps", type=int, default=800, help="steps of a recall run")
     return parser.parse_args()
 
 

@@ -18,6 +18,7 @@ DISTRIBUTION_OF = {
     "PIL": "pillow",
     "attr": "attrs",
     "dateutil": "python-dateutil",
+    "fla": "flash-linear-attention",
     "google.genai": "google-genai",
     "google.protobuf": "protobuf",
     "hydra": "hydra-core",

@@ -102,13 +102,18 @@ def get_tptt_model(
         )
         for name, module in find_targets(model, target_modules).items()
     ]
-    n_layers = getattr(base_config, "num_hidden_layers", None)
+    _put_in_place(model, made, getattr(base_config, "num_hidden_layers", None))
+    return model, cache
+
+
+def _put_in_place(
+    model: nn.Module, made: Sequence[tuple[str, LiZAttention]], n_layers: int | None
+) -> None:
     for name, liza in made:
         # masks are made for all layers at once
         liza.forgets_keys = len(made) == n_layers
         parent, _, own = name.rpartition(".")
         setattr(model.get_submodule(parent), own, liza)
-    return model, cache
 
 
 def find_targets(model: nn.Module, suffixes: Sequence[str] | None) -> dict[str, nn.Module]:
