@@ -35,7 +35,7 @@ def describe(steps: int) -> list[str]:
         f"{steps} steps of {BATCH} rows; the share of right values in 20 new batches, for the",
         f"better of the learning rates {rates}. Where pairs are written again, half of the",
         "keys get a second value, which counts. Plain linear attention adds to its state and takes",
-        "nothing out of it; all else is equal but for the strength of writes, which it has none of.",
+        "nothing out of it, and has no strength of writes; all else is equal.",
     ]
 
 
