@@ -11,6 +11,20 @@ from typing import Any
 
 # Module to the public names that it gives to this package.
 _EXPORTS: dict[str, tuple[str, ...]] = {
+    "_compose": ("compose_config",),
+    "_discovery": ("ExternalModelConflictError", "Family", "discover_families"),
+    "_finite": ("NonFiniteLossError",),
+    "_jobs": ("run_job",),
+    "_schedules": ("build_lr_schedule",),
+    "callbacks": (
+        "AtomicCheckpointIO",
+        "EMACallback",
+        "InterruptCheckpoint",
+        "LogPredictions",
+        "LossLog",
+        "ProgressBar",
+        "ThinningCheckpoint",
+    ),
     "contracts": (
         "Collator",
         "DataSource",

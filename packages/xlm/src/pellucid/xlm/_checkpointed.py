@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from pellucid.core import CheckpointError, UnknownNameError
-from pellucid.xlm import _weights
+from pellucid.xlm import _hub, _weights
 from pellucid.xlm._checkpoint_io import read_checkpoint
 from pellucid.xlm._ema import averaged_weights, copy_weights
 from pellucid.xlm._finite import FiniteWatch
@@ -112,6 +112,23 @@ class CheckpointedModule(lightning.LightningModule):
             CheckpointError: The file is missing, damaged, or of another model.
         """
         _weights.load_weights(self.model, path, strict=strict)
+
+    def load_model_from_hub(self, repo_id: str, *, revision: str | None = None) -> None:
+        """Download weights from the Hugging Face hub into the model.
+
+        Raises:
+            MissingDependencyError: The extra `hub` is not installed.
+            CheckpointError: The weights are of another model.
+        """
+        _hub.load_from_hub(self.model, repo_id, revision=revision)
+
+    def push_to_hub(self, repo_id: str, *, experiment: str = "none", private: bool = True) -> str:
+        """Upload weights, configuration and a card; returns the address of the commit.
+
+        Raises:
+            MissingDependencyError: The extra `hub` is not installed.
+        """
+        return _hub.push_to_hub(self, repo_id, experiment=experiment, private=private)
 
 
 __all__ = ["CheckpointedModule"]

@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import OmegaConf
 
 from pellucid.core import ArgumentError, CheckpointError, UnknownNameError
-from pellucid.xlm import _hub
+from pellucid.xlm._addresses import seed_at
 from pellucid.xlm._assembly import Assembly, assemble, build_trainer, quiet
 from pellucid.xlm._checkpoint_callback import checkpoints_in, step_of
 from pellucid.xlm._checkpoint_io import read_checkpoint
@@ -73,8 +74,9 @@ def push(cfg: Any) -> int:
         raise ArgumentError("push_to_hub needs hub.repo_id=OWNER/NAME")
     assembly, _ = load_trained(cfg, "extract")
     experiment = str(OmegaConf.select(cfg, "choices.experiment", default=None) or "none")
-    address = _hub.push_to_hub(
-        assembly.harness, str(repo_id), experiment=experiment, private=bool(cfg.hub.private)
+    harness = assembly.harness
+    address = harness.push_to_hub(
+        str(repo_id), experiment=experiment, private=bool(cfg.hub.private)
     )
     print(address)  # noqa: T201
     return 0
@@ -97,7 +99,7 @@ def load_trained(cfg: Any, section: str) -> tuple[Assembly, int]:
     repo_id = OmegaConf.select(cfg, "hub.repo_id")
     named = cfg[section].ckpt_path
     if named is None and section == "generation" and repo_id is not None:
-        _hub.load_from_hub(assembly.harness.model, str(repo_id))
+        assembly.harness.load_model_from_hub(str(repo_id))
         return assembly, 0
     path = _find(cfg, section) if named is None else Path(named)
     checkpoint = read_checkpoint(path)
@@ -118,9 +120,11 @@ def _find(cfg: Any, section: str) -> Path:
 
 
 def _complete(assembly: Assembly, prompts: list[str]) -> int:
-    harness = assembly.harness
-    harness.eval()
-    for prompt, text in zip(prompts, harness.generate(prompts), strict=True):
+    harness = assembly.harness.eval()
+    generator = torch.Generator(harness.device).manual_seed(seed_at(harness.seed, "prompts"))
+    with torch.inference_mode():
+        texts = harness.predictor.generate(prompts, generator=generator)
+    for prompt, text in zip(prompts, texts, strict=True):
         print(f"{prompt} -> {text}")  # noqa: T201
     return 0
 
