@@ -67,10 +67,8 @@ def trace_forward(model: nn.Module) -> Trace:
     """
     calls: list[Call] = []
     versions: list[tuple[Tensor, int]] = []
-    handles = [
-        module.register_forward_hook(_recorder(calls, versions), with_kwargs=True)
-        for module in model.modules()
-    ]
+    record = _recorder(calls, versions)
+    handles = [m.register_forward_hook(record, with_kwargs=True) for m in model.modules()]
     try:
         run_probe(model)
     finally:

@@ -30,6 +30,19 @@ class Change:
     side: Literal["before", "after"]
     function: Callable[[Tensor], Tensor]
 
+    def before(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Change the first tensor that the module takes, as a hook of torch."""
+        if args:
+            return (self.function(args[0]), *args[1:]), kwargs
+        first = next(name for name, value in kwargs.items() if isinstance(value, Tensor))
+        return args, {**kwargs, first: self.function(kwargs[first])}
+
+    def after(self, module: nn.Module, args: Any, output: Any) -> Any:
+        """Change the first tensor that it gives, as a hook of torch."""
+        if isinstance(output, Tensor):
+            return self.function(output)
+        return (self.function(output[0]), *output[1:])
+
 
 Groups = Mapping[str, Sequence[Change]]
 
@@ -68,21 +81,10 @@ def _predict(ground: Ground, groups: Groups, names: Sequence[str]) -> Tensor:
 
 
 def _install(change: Change) -> Any:
-    def before(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-        if args:
-            return (change.function(args[0]), *args[1:]), kwargs
-        first = next(name for name, value in kwargs.items() if isinstance(value, Tensor))
-        return args, {**kwargs, first: change.function(kwargs[first])}
-
-    def after(module: nn.Module, args: Any, output: Any) -> Any:
-        if isinstance(output, Tensor):
-            return change.function(output)
-        return (change.function(output[0]), *output[1:])
-
     if change.side == "before":
-        return change.module.register_forward_pre_hook(before, with_kwargs=True)
+        return change.module.register_forward_pre_hook(change.before, with_kwargs=True)
     # What others have hooked to the module is a part of the model, and comes after the change.
-    return change.module.register_forward_hook(after, prepend=True)
+    return change.module.register_forward_hook(change.after, prepend=True)
 
 
 def _is_same(made: Tensor, expected: Tensor) -> bool:
