@@ -114,3 +114,15 @@ def test_what_it_leaves_can_be_undone(counted):
     for name, value in before.items():
         assert cache[0]["before"][name] is value
     assert not torch.equal(cache[0]["recurrent_state"], before["recurrent_state"])
+
+
+@torch.no_grad()
+def test_a_state_may_lie_in_memory_as_it_likes(counted):
+    layer, x = build(), tokens(6)
+    layer(x[:, :5], use_cache=True)
+    entry = dict(layer.linear_cache[0])
+    expected = layer(x[:, 5:], use_cache=True)
+    turned = entry["recurrent_state"].mT.contiguous().mT
+    layer.linear_cache.replace(0, {**entry, "recurrent_state": turned})
+    torch.testing.assert_close(layer(x[:, 5:], use_cache=True), expected)
+    assert len(counted) == 2

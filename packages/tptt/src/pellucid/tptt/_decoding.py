@@ -82,7 +82,7 @@ def decode_token(
     if not q.dtype == operator.linear_precision == state.dtype:
         units, v, gate = (x.to(operator.linear_precision).to(state.dtype) for x in (units, v, gate))
     query, key = units.split_with_sizes((len(units) - rows, rows))
-    key, gate, before = key[:, None], gate.view(rows, 1, -1), state.view(rows, width, width)
+    key, gate, before = key[:, None], gate.view(rows, 1, -1), state.reshape(rows, width, width)
     # what is written, less what is known of it
     written = gate * v.reshape(rows, 1, width)
     change = torch.baddbmm(written, gate * key, before, beta=width**-0.5, alpha=-1)

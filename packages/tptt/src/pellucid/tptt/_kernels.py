@@ -118,7 +118,7 @@ def run_kernels(
         out, last = kernels.rule(query, key, value, beta, **options)
     else:
         out, last = kernels.product(query, key, value, None, beta, order, **options)
-    return out.transpose(1, 2), last[:, ::groups]
+    return out.transpose(1, 2), last[:, ::groups].contiguous()
 
 
 @functools.cache
