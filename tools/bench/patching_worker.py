@@ -7,8 +7,11 @@ SHAPE is layers, width, heads, words and positions, with commas between them. It
 line and answers with its seconds of processor time, and what it has computed if asked to.
 """
 
+import atexit
 import json
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -99,22 +102,27 @@ def by_transformer_lens(model: Any, clean: torch.Tensor, corrupted: torch.Tensor
     )
 
     bridge = TransformerBridge.boot_transformers(
-        "gpt2", hf_model=model, tokenizer=_no_tokenizer(), device="cpu"
+        "gpt2", hf_model=model, tokenizer=_make_tokenizer(), device="cpu"
     )
     _, cache = bridge.run_with_cache(clean)
     return {"grid": lambda: patching.get_act_patch_resid_pre(bridge, corrupted, cache, metric)}
 
 
-def _no_tokenizer() -> Any:
+def _make_tokenizer() -> Any:
     """Return a tokenizer of a few made-up words: the peer wants one, nothing here uses it."""
     from tokenizers import Tokenizer, models  # noqa: PLC0415
-    from transformers import PreTrainedTokenizerFast  # noqa: PLC0415
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast  # noqa: PLC0415
 
     words = {f"w{number}": number for number in range(8)}
-    return PreTrainedTokenizerFast(
+    made = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="w0")),
         unk_token="w0", pad_token="w1", bos_token="w2", eos_token="w3",
     )  # fmt: skip
+    # The peer loads it once more, from where it was loaded.
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    made.save_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder)
 
 
 def main() -> None:

@@ -23,6 +23,8 @@ KINDS = (
 )  # fmt: skip
 POST_NORMED = ("Gemma2ForCausalLM", "Olmo2ForCausalLM")
 PER_KIND = pytest.mark.parametrize("kind", KINDS)
+# What is patched inside attention depends on how it is made: fused, shared keys, in place.
+PER_ATTENTION = pytest.mark.parametrize("kind", [KINDS[0], KINDS[1], KINDS[3], KINDS[5]])
 
 
 @functools.cache
@@ -58,7 +60,7 @@ def brute_force(bridge, clean, activation, setter, shape, order=lambda index: in
 
 
 @PER_KIND
-@pytest.mark.parametrize("limit", [None, 1, 3])
+@pytest.mark.parametrize("limit", [None, 3])
 def test_streams(kind, limit):
     bridge = find(kind)
     clean, _ = caches(bridge)
@@ -72,7 +74,7 @@ def test_streams(kind, limit):
         assert made.std() > 1e-4
 
 
-@PER_KIND
+@PER_ATTENTION
 def test_heads(kind):
     bridge = find(kind)
     clean, _ = caches(bridge)
@@ -90,7 +92,7 @@ def test_heads(kind):
         torch.testing.assert_close(made, loop, atol=1e-5, rtol=1e-5)
 
 
-@PER_KIND
+@PER_ATTENTION
 def test_patterns(kind):
     bridge = find(kind)
     clean, _ = caches(bridge)
