@@ -4,15 +4,12 @@
 
 Overhead: within one run of the harness with its default callbacks, blocks of its steps alternate
 with blocks of a plain PyTorch loop (same model, loss, batches, optimizer and clipping), so that
-whatever else the machine does slows both. `--upstream PYTHON` also runs `xlm_upstream.py` with the
-interpreter of an environment that holds xlm-core 0.3.1, where the same is measured of its harness.
+whatever else the machine does slows both.
 """
 
 import argparse
 import copy
-import json
 import statistics
-import subprocess
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -27,7 +24,6 @@ from pellucid.xlm._compose import compose_config
 
 STEPS_A_BLOCK = 10
 _MODEL = ["model.d_model=64", "model.num_layers=2", "model.nhead=4", "model.rotary_emb_dim=16"]
-_UPSTREAM = Path(__file__).with_name("xlm_upstream.py")
 _PAGE = """# What the harness costs
 
 Written by `tools/bench/xlm.py` on {threads} thread(s), {device}: star_easy, batch 64, width 64,
@@ -162,7 +158,7 @@ def measure_generation(tokens: int, *, rows: int, directory: Path) -> tuple[floa
     predictor = harness.predictor
     tokenizer = harness.tokenizer
     # An end that never comes: every row is as long as asked for.
-    head = next(w for n, w in harness.model.named_parameters() if w.shape[0] == len(tokenizer))
+    head = next(w for w in harness.model.parameters() if w.shape[0] == len(tokenizer))
     with torch.no_grad():
         head[tokenizer.eos_token_id] = 0.0
     batch = {
@@ -208,21 +204,12 @@ def _clock() -> float:
     return time.process_time()
 
 
-def _upstream(python: str, family: str, blocks: int) -> dict[str, float]:
-    command = [python, str(_UPSTREAM), "--family", family, "--blocks", str(blocks)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
 def main() -> None:
     """Measure, print, and write the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--families", nargs="+", default=["arlm", "mlm"])
     parser.add_argument("--blocks", type=int, default=40)
     parser.add_argument("--tokens", type=int, nargs="+", default=[128, 512])
-    parser.add_argument("--upstream", metavar="PYTHON", help="interpreter with xlm-core 0.3.1")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -236,9 +223,6 @@ def main() -> None:
             took = measure_collator(family, batches=10 * given.blocks, directory=directory)
             share = took / found["plain_ms"]
             collators.append(f"| {family} | {took:.2f} | {share:.1%} |")
-            if given.upstream:
-                other = _upstream(given.upstream, family, given.blocks)
-                overhead.append(_row("xlm-core 0.3.1", family, other))
         generation = [
             _gain(tokens, *measure_generation(tokens, rows=4, directory=directory))
             for tokens in given.tokens

@@ -1,6 +1,7 @@
 """When a run is saved, and which of its checkpoints stay."""
 
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -139,41 +140,38 @@ class ThinningCheckpoint(Checkpoint):
 
 
 class InterruptCheckpoint(ThinningCheckpoint):
-    """The same, and a first Ctrl-C or SIGTERM ends the run after its step, with a checkpoint.
+    """The same, and a first Ctrl-C ends the run after its step, with a checkpoint.
 
-    A second Ctrl-C ends it at once.
+    A second one ends it at once. Other signals are Lightning's.
     """
 
-    _handled: dict[int, Any]
+    was_interrupted = False
+    _before: Any = None
 
     def on_fit_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Wait for interrupts."""
+        """Wait for an interrupt."""
         del pl_module
-        self._handled = {}
-        self.was_interrupted = False
 
         def stop(number: int, frame: Any) -> None:
             del frame
             self.was_interrupted = True
             trainer.should_stop = True
-            signal.signal(number, self._handled[number])
+            signal.signal(number, self._before)
 
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self._handled[number] = signal.signal(number, stop)
-            except ValueError:  # not the main thread, which alone may ask for signals
-                return
+        # Only the main thread may ask for signals.
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, stop)
 
     def teardown(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str
     ) -> None:
         """Leave interrupts to whoever had them before."""
         del trainer, pl_module, stage
-        for number, handler in getattr(self, "_handled", {}).items():
-            signal.signal(number, handler)
-        self._handled = {}
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            self._before = None
 
 
 def checkpoints_in(directory: Path) -> list[Path]:

@@ -58,11 +58,13 @@ def check_resumable(run_dir: Path, cfg: Any) -> None:
     if not path.is_file():
         return
     try:
-        before = OmegaConf.create(json.loads(path.read_text(encoding="utf-8"))["config"])
+        before = dict(json.loads(path.read_text(encoding="utf-8"))["config"])
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{str(path)!r} is damaged; remove it") from error
+    # As they are written: what refers to the tokenizer or the data cannot be resolved here.
+    now: Any = OmegaConf.to_container(cfg, resolve=False)
     for key in _BINDING:
-        difference = _difference(OmegaConf.select(before, key), OmegaConf.select(cfg, key), key)
+        difference = _difference(before.get(key), now.get(key), key)
         if difference is not None:
             raise CheckpointError(
                 f"{str(run_dir)!r} holds a run of another configuration ({difference}); choose "
