@@ -117,3 +117,37 @@ def make_inputs(bridge, **more):
     if bridge.original_model.config.is_encoder_decoder:
         more["decoder_input_ids"] = ids.flip(0)
     return ids, more
+
+
+def find_case(kind):
+    """Return the case of a name."""
+    return next(case for case in CASES if case.name == kind)
+
+
+def make_strong(case):
+    """Return a model whose every weight shows in its predictions."""
+    model = make_model(case)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            drawn = torch.randn(parameter.shape, generator=generator)
+            if parameter.ndim >= 2:
+                parameter.copy_(drawn * 0.25)
+            else:
+                parameter.add_(drawn * 0.2)
+    return model.requires_grad_(False)
+
+
+def look(model):
+    """Return a model's state, which parameters hold it, and its configuration."""
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    parameters = {name: id(held) for name, held in model.named_parameters(remove_duplicate=False)}
+    return state, parameters, model.config.to_dict()
+
+
+def is_as_before(model, before):
+    """Say whether a model looks as it did, to the bit."""
+    state, *rest = look(model)
+    same = state.keys() == before[0].keys()
+    same = same and all(torch.equal(state[name], before[0][name]) for name in state)
+    return same and rest == list(before[1:])
