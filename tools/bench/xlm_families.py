@@ -103,7 +103,7 @@ def generation_lines(n_tokens: int) -> list[str]:
     for name, shape, rows in (("nano", (64, 3, 4), 4), ("d128", (128, 4, 4), 2)):
         model = arlm.RotaryTransformerARLMModel(len(tokenizer), *shape, max_length=1024, **MODEL)
         prompt = torch.randint(7, len(tokenizer), (rows, 16))
-        batch = {"input_ids": prompt, "attention_mask": torch.ones_like(prompt).bool()}
+        batch: Any = {"input_ids": prompt, "attention_mask": torch.ones_like(prompt).bool()}
         samplers = [
             arlm.ARLMPredictor(n_tokens, None, Endless(tokenizer), model=model, use_cache=keeps)
             for keeps in (True, False)
@@ -133,7 +133,8 @@ def best(
     first: Callable[[], Any], second: Callable[[], Any], *, rounds: int = ROUNDS
 ) -> tuple[float, float]:
     """Return the least processor time of either, in seconds, taking turns after one of each."""
-    first(), second()
+    first()
+    second()
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds):
         for work, spent in zip((first, second), times, strict=True):

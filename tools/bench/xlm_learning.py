@@ -237,7 +237,7 @@ def describe(run: Run, results: dict[str, float], folder: Path) -> list[str]:
 
 def settings_of(folder: Path) -> tuple[str, int, int]:
     """Return how many weights there are, as the run said itself, its batch and its steps."""
-    config = OmegaConf.load(folder / "config.yaml")
+    config: Any = OmegaConf.load(folder / "config.yaml")
     said = re.search(r"([\d,]+) weights", (folder / "log.txt").read_text(encoding="utf-8"))
     weights = said[1] if said else str(config["tags"]["model"])
     return weights, config["per_device_batch_size"], config["trainer"]["max_steps"]
