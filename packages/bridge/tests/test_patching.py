@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import sys
 
 import pytest
 import torch
@@ -154,8 +155,9 @@ def test_metrics_by_sample_and_by_name(gpt2):
     torch.testing.assert_close(made["b"].mean(-1), mean)
 
 
-def test_a_data_frame_of_cells(gpt2):
-    pandas = pytest.importorskip("pandas", reason="an extra of users who want data frames")
+def test_a_data_frame_of_cells(gpt2, monkeypatch):
+    import pandas
+
     clean, _ = caches(gpt2)
     frame = pandas.DataFrame({"layer": [1, 0, 1], "pos": [4, 2, 0]})
     setter = patching.layer_pos_patch_setter
@@ -165,6 +167,9 @@ def test_a_data_frame_of_cells(gpt2):
     torch.testing.assert_close(made, grid[frame["layer"], frame["pos"]])
     assert list(named.columns) == ["layer", "pos"]
     assert len(named) == grid.numel()
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match="pellucid-bridge"):
+        generic_activation_patch(*given, ("layer", "pos"), return_index_df=True)
 
 
 def test_a_patch_of_everything_is_the_clean_run(bridge):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pellucid.bridge._patch_runs import Cell, PatchRuns
-from pellucid.core import ArgumentError
+from pellucid.core import ArgumentError, MissingDependencyError
 
 PatchSetter: TypeAlias = Callable[[Tensor, Sequence[int], Tensor], Tensor]
 """Called as `setter(corrupted, index, clean)`; returns the corrupted activation, patched."""
@@ -73,9 +73,11 @@ def generic_activation_patch(
         ArgumentError: (a ValueError) If the grid is not given once, an axis is not known, or a
             metric does not give what `reduce` says.
         HookNameError: (a KeyError) If no block has such an activation, or the cache does not.
+        MissingDependencyError: (an ImportError) If a data frame is asked for without pandas.
     """
     if reduce not in _REDUCTIONS:
         raise ArgumentError(f"reduce must be one of {', '.join(map(repr, _REDUCTIONS))}.")
+    pandas = _import_pandas() if return_index_df else None
     metrics = patching_metric if isinstance(patching_metric, Mapping) else {"": patching_metric}
     with torch.no_grad():
         runs = PatchRuns(
@@ -95,7 +97,7 @@ def generic_activation_patch(
                 found[name][cell.place] = reduce_metric(metric(logits), reduce)
     results = {name: _fill(held, shape) for name, held in found.items()}
     made = results if isinstance(patching_metric, Mapping) else results[""]
-    return (made, _frame(axes, rows)) if return_index_df else made
+    return made if pandas is None else (made, pandas.DataFrame(rows, columns=axes))
 
 
 # Setters, by what they patch and what their index is.
@@ -280,9 +282,12 @@ def _floating(value: Tensor) -> torch.dtype:
     return value.dtype if value.is_floating_point() else torch.get_default_dtype()
 
 
-def _frame(axes: Sequence[str], rows: Sequence[tuple[int, ...]]) -> Any:
+def _import_pandas() -> Any:
     try:
         import pandas  # noqa: PLC0415 - an extra that few need
     except ImportError as error:
-        raise ArgumentError("return_index_df needs pandas: pip install pandas.") from error
-    return pandas.DataFrame(rows, columns=list(axes))
+        raise MissingDependencyError(
+            "return_index_df makes a data frame, and pandas is not installed: "
+            "pip install 'pellucid-bridge[pandas]'"
+        ) from error
+    return pandas
