@@ -38,27 +38,29 @@ class Run:
     """An experiment, what is measured of it, and what was hoped for.
 
     Attributes:
-        experiment: Its name.
+        name: Of the run.
         metric: What is looked at, without the split before it.
         goal: In words.
-        is_met: Whether a value is what was hoped for.
+        is_met: Whether a value is what was hoped for; None if nothing was.
         variants: Names to overrides: the same weights, evaluated otherwise.
+        overrides: Of the experiment, whose name is that of the run up to a hyphen.
     """
 
-    experiment: str
+    name: str
     metric: str
-    goal: str
-    is_met: Callable[[float], bool]
+    goal: str = "for comparison"
+    is_met: Callable[[float], bool] | None = None
     variants: dict[str, tuple[str, ...]] = dataclasses.field(
         default_factory=lambda: dict[str, tuple[str, ...]]()
     )
+    overrides: tuple[str, ...] = ()
 
 
 def main() -> None:
     options = read_options()
-    runs = [run for run in all_runs() if run.experiment in options.only]
+    runs = [run for run in all_runs() if run.name in options.only]
     for run in runs:
-        folder = options.work / run.experiment
+        folder = options.work / run.name
         if not find_results(folder):
             train(run, folder, options)
         for variant, overrides in run.variants.items():
@@ -69,7 +71,7 @@ def main() -> None:
 
 
 def read_options() -> argparse.Namespace:
-    names = [run.experiment for run in all_runs()]
+    names = [run.name for run in all_runs()]
     parser = argparse.ArgumentParser(description="Measure that families of language models learn.")
     parser.add_argument("--work", type=Path, required=True, help="where runs are kept")
     parser.add_argument("--out", type=Path, required=True, help="the page to write")
@@ -85,6 +87,7 @@ def all_runs() -> list[Run]:
     one_by_one = {"one a step": ("predictor.threshold=null",)}
     return [
         Run("star_mini_mlm", EXACT, "at least 95 %", lambda x: x >= 0.95, one_by_one),
+        Run("star_mini_mlm-plain", EXACT, overrides=("model.mix_neighbours=false",)),
         Run("star_mini_arlm", EXACT, "about 1/2: an arm is guessed", lambda x: 0.4 < x < 0.6),
         Run("sudoku4_mlm", EXACT, "at least 95 %", lambda x: x >= 0.95, random_order),
         Run("markov_arlm", PERPLEXITY, "within 1 % of the truth", lambda x: x < 1.01 * truth),
@@ -106,7 +109,7 @@ def train(run: Run, folder: Path, options: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     try:
-        call(run, "train", (), options)
+        call(run, "train", run.name, (), options)
     finally:
         spent = {
             "wall_s": round(time.monotonic() - began, 1),
@@ -133,31 +136,32 @@ def evaluate(
     """Evaluate the weights otherwise, in a folder of its own."""
     saved = sorted((folder / "checkpoints").glob("step_*.ckpt"))[-1]
     # The name of a run is a path: what is written stays below the run that it is about.
-    name = f"{run.experiment}/{variant.replace(' ', '_')}"
-    given = (*overrides, f"eval.ckpt_path={saved}", f"job_name={name}")
-    call(run, "eval", given, options)
+    name = f"{run.name}/{variant.replace(' ', '_')}"
+    call(run, "eval", name, (*overrides, f"eval.ckpt_path={saved}"), options)
     (results,) = (options.work / name).glob("results_test_*.json")
     (folder / f"{variant}.json").write_text(results.read_text(encoding="utf-8"), encoding="utf-8")
     children_since()
 
 
-def call(run: Run, job: str, overrides: Iterable[str], options: argparse.Namespace) -> None:
+def call(
+    run: Run, job: str, name: str, overrides: Iterable[str], options: argparse.Namespace
+) -> None:
     given = {
         "job_type": job,
-        "job_name": run.experiment,
-        "experiment": run.experiment,
+        "job_name": name,
+        "experiment": run.name.partition("-")[0],
         "trainer_strategy": "cpu",
         "paths.log_dir": str(options.work),
         "paths.data_dir": str(options.work / "data"),
     }
     words = [f"{name}={value}" for name, value in given.items()]
-    command = [str(Path(sys.executable).parent / "xlm"), *words, *overrides]
+    command = [str(Path(sys.executable).parent / "xlm"), *words, *run.overrides, *overrides]
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": str(options.threads),
         "PELLUCID_TYPECHECK": "0",
     }
-    with (options.work / run.experiment / "log.txt").open("a", encoding="utf-8") as log:
+    with (options.work / run.name / "log.txt").open("a", encoding="utf-8") as log:
         subprocess.run(command, check=True, env=environment, stdout=log, stderr=log)
 
 
@@ -179,13 +183,13 @@ def write(options: argparse.Namespace) -> None:
 
 def read_curve(run: Run, work: Path) -> list[dict[str, Any]]:
     """Return the metric on held-out validation data over the steps of a run."""
-    path = work / run.experiment / "metrics.jsonl"
+    path = work / run.name / "metrics.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     rows = [json.loads(line) for line in lines]
     # A run that goes on repeats the steps after its last checkpoint: the last one counts.
     values = {row["step"]: row[f"val/{run.metric}"] for row in rows if f"val/{run.metric}" in row}
     return [
-        {"run": run.experiment, "metric": run.metric, "step": step, "value": round(value, 5)}
+        {"run": run.name, "metric": run.metric, "step": step, "value": round(value, 5)}
         for step, value in sorted(values.items())
     ]
 
@@ -201,9 +205,9 @@ def page(options: argparse.Namespace, picture: str) -> str:
         "|---|---:|---:|---:|---:|---|---|",
     ]
     for run in all_runs():
-        results = find_results(options.work / run.experiment)
+        results = find_results(options.work / run.name)
         if results is not None:
-            lines += describe(run, results, options.work / run.experiment)
+            lines += describe(run, results, options.work / run.name)
     truth = markov_truth()
     rate = math.exp(MarkovSource(split="test").process.entropy_rate())
     lines += [
@@ -212,7 +216,7 @@ def page(options: argparse.Namespace, picture: str) -> str:
         f"row, and {rate:.4f} far from its beginning. For `mlm` it is a bound that is measured.\n",
         f"![Exact match over the steps of each run]({picture})\n",
         "The curves are measured on 100 validation rows; the numbers are in the file beside the",
-        "picture that ends in `.jsonl`.",
+        "picture that ends in `.jsonl`. `plain` is the same without `mix_neighbours`.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -222,16 +226,16 @@ def describe(run: Run, results: dict[str, float], folder: Path) -> list[str]:
     spent = [json.loads(line) for line in (folder / "spent.jsonl").read_text().splitlines()]
     minutes = sum(part["cpu_s"] for part in spent) / 60
     size, batch, steps = settings_of(folder)
-    met = "yes" if run.is_met(value) else "no"
+    met = "" if run.is_met is None else "yes" if run.is_met(value) else "no"
     measured = show(run, value) + reads(results)
-    cells = (run.experiment, size, f"{batch} x {steps}", f"{minutes:.1f}", measured, run.goal, met)
+    cells = (run.name, size, f"{batch} x {steps}", f"{minutes:.1f}", measured, run.goal, met)
     lines = ["| " + " | ".join(cells) + " |"]
     for variant in run.variants:
         path = folder / f"{variant}.json"
         if path.exists():
             other = json.loads(path.read_text(encoding="utf-8"))
             shown = show(run, other[f"test/{run.metric}"]) + reads(other)
-            lines.append(f"| {run.experiment}, {variant} | | | | {shown} | | |")
+            lines.append(f"| {run.name}, {variant} | | | | {shown} | | |")
     return lines
 
 
