@@ -128,7 +128,7 @@ class Processing(Weighing):
             center_unembed: Take the mean over the vocabulary from the logits. Needs logits without
                 a cap.
             fold_value_biases: Make value biases a part of attention's output bias. Needs patterns
-                whose rows sum to 1: no sinks.
+                whose rows sum to 1: no sinks, and no dropout on patterns, which training has.
             refactor_factored_attn_matrices: Choose the bases of heads' inner axes by singular
                 value decomposition. Needs queries and keys that are not rotated, normalised or
                 shared; folds value biases as well.
