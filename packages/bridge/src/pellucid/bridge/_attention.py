@@ -7,6 +7,7 @@ what is handed to softmax and the pattern is what comes back; where a module han
 values to one kernel, what the kernel does is done in steps.
 """
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -208,7 +209,9 @@ class AttentionCall:
             if place in ("queries", "keys"):
                 _fire(functions[place], self.tensors[place == "keys"])
             else:
-                with torch.no_grad():
+                last = "pattern" if "pattern" in places else "scores"
+                functions[last] = (*functions[last], _leave)
+                with torch.no_grad(), contextlib.suppress(_EnoughError):
                     self.run(AttentionSteps(self.module, **functions))
         return self.made.pop(place)
 
@@ -218,6 +221,14 @@ class AttentionCall:
             return value
 
         return keep
+
+
+class _EnoughError(Exception):
+    """What is left of attention need not be done again."""
+
+
+def _leave(value: Tensor) -> Tensor:
+    raise _EnoughError
 
 
 def _fire(functions: tuple[Callable[[Tensor], Tensor], ...], given: Tensor) -> Tensor:

@@ -9,6 +9,12 @@ from torch import Tensor
 
 from pellucid.bridge._sampling import check_sampling, sample_logits
 
+# What a step with keys and values from before still is given; all else is the first step's.
+_CARRIED = frozenset(
+    {"input_ids", "decoder_input_ids", "encoder_outputs", "attention_mask", "position_ids"}
+    | {"use_cache"}
+)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -145,8 +151,9 @@ class _State:
     def inputs(self) -> dict[str, Any]:
         given: dict[str, Any] = {**self._prompt, "use_cache": self._use_cache}
         if self._past is not None:
+            # Pictures, say, are in the keys and values of the first step.
+            given = {name: held for name, held in given.items() if name in _CARRIED}
             given["past_key_values"] = self._past
-            given.pop("inputs_embeds", None)
             given[self._grows] = self._new[-1][:, None]
         return given
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pellucid.bridge._compiled import run_eagerly
 from pellucid.bridge._config import TransformerBridgeConfig
-from pellucid.bridge._describe import describe_model, list_blocks
+from pellucid.bridge._describe import describe_model, find_part, list_blocks
 from pellucid.bridge._execution import Enter
 from pellucid.bridge._infer import infer_architecture
 from pellucid.bridge._plan import Functions, Plans
@@ -41,6 +41,8 @@ class BridgeState(nn.Module):
     ) -> None:
         super().__init__()
         self.original_model: Any = model
+        # Found at once there, and not after all that torch looks through for a module.
+        self.__dict__["original_model"] = model
         self.hf_config: Any = model.config if config is None else config
         self.training = model.training
         self.adapter = adapter or find_record(model) or infer_architecture(model)
@@ -72,8 +74,10 @@ class BridgeState(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the model takes its inputs."""
-        find = getattr(self.original_model, "get_input_embeddings", None)
-        table: Any = self.original_model if find is None else find()
+        table: Any = find_part(self.original_model, self.adapter.parts.get("embed"))
+        if table is None:
+            find = getattr(self.original_model, "get_input_embeddings", None)
+            table = self.original_model if find is None else find()
         weight = getattr(table, "weight", None)
         found = (weight if isinstance(weight, Tensor) else next(table.parameters())).device
         if found.type == "meta":
