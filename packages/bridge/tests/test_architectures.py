@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
-from tiny_cases import CASES, make_bridge, make_inputs
+from tiny_cases import CASES, make_bridge, make_inputs, make_model
 
-from pellucid.bridge import infer_architecture
+from pellucid.bridge import TransformerBridge, infer_architecture
 from pellucid.bridge._architectures import RECORDS
 from pellucid.bridge._claims import find_false_claims
 from pellucid.bridge._describe import describe_model, list_blocks
@@ -153,7 +153,13 @@ def test_activations_put_back_leave_logits_alone(case, mask):
 @PER_CASE
 def test_zeros_change_logits(case):
     bridge = make_bridge(case)
+    if case.kind in _TWO_STACKS:
+        # What queries and keys do to logits is little more than rounding in single precision.
+        bridge = TransformerBridge(make_model(case).double().requires_grad_(False))
     expected = _run(bridge)
+    # Hundreds of times what rounding leaves of an edit that does nothing.
+    least = 300 * torch.finfo(expected.dtype).eps * float(expected.abs().max())
+    least = least if case.kind in _TWO_STACKS else 0
     table = bridge.hook_table()
     names = ["hook_resid_pre", "hook_resid_mid", "hook_attn_out", "hook_mlp_out", "attn.hook_q"]
     names += ["attn.hook_k", "attn.hook_v", "attn.hook_z", "attn.hook_pattern", "mlp.hook_post"]
@@ -162,7 +168,7 @@ def test_zeros_change_logits(case):
         for name in names:
             if f"{block}.{name}" in table:
                 zeros = [(f"{block}.{name}", lambda value, hook: torch.zeros_like(value))]
-                assert _gap(_run(bridge, zeros), expected) > 0, f"{block}.{name}"
+                assert _gap(_run(bridge, zeros), expected) > least, f"{block}.{name}"
 
 
 MIXTURES = [case for case in CASES if "Moe" in case.kind or "Mixtral" in case.kind] + [
