@@ -80,6 +80,7 @@ class TestARLMPredictor(BasePredictorTests):
 
 class TestARLMFamily(FamilyContract):
     overfit_steps = 120
+
     def make_family(self, *, seed, extra_padding=0):
         tokenizer = SimpleSpaceTokenizer.for_numbers(30)
         torch.manual_seed(seed)

@@ -261,7 +261,10 @@ class _Writing:
 
     def append(self, tokens: Int64[Tensor, " kept"], *, is_end: Bool[Tensor, " kept"]) -> None:
         """Write a token in every active row; those that end with it are active no longer."""
-        self.ids[self.active, self.end] = tokens
+        column = self.ids[self.active, self.end : self.end + 1]
+        everywhere = torch.ones_like(column, dtype=torch.bool)
+        written = self.constraints.write(column, tokens[:, None], everywhere)
+        self.ids[self.active, self.end : self.end + 1] = written
         self.mask[self.active, self.end] = True
         self.end += 1
         seconds = time.perf_counter() - self.began
