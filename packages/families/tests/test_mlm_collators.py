@@ -8,6 +8,7 @@ from pellucid.families.mlm import (
     DefaultInfillMLMCollator,
     DefaultMLMCollator,
     MLMEmptyDataset,
+    MLMEmptyDatasetFromLengthRef,
     MLMInfillPredCollator,
     MLMInfillWithExactTargetPredCollator,
     MLMSeq2SeqCollator,
@@ -141,8 +142,18 @@ def test_empty_texts_are_masks():
     dataset = MLMEmptyDataset(TOKENIZER, 2, max_length=4)
     batch = MLMInfillPredCollator(TOKENIZER, 4)(list(dataset))
     assert batch["input_ids"].tolist() == [[BOS, MASK, MASK, MASK]] * len(dataset)
-    with pytest.raises(ArgumentError, match="max_length is 1"):
+    with pytest.raises(ArgumentError, match=r"lengths are \[1\]"):
         MLMEmptyDataset(TOKENIZER, 2, max_length=1)
+
+
+def test_empty_texts_are_as_long_as_those_of_a_reference():
+    drawn, again = (MLMEmptyDatasetFromLengthRef(TOKENIZER, 200, [3, 3, 3, 5]) for _ in range(2))
+    lengths = [len(example["input_ids"]) for example in drawn]
+    assert lengths == [len(example["input_ids"]) for example in again]
+    assert set(lengths) == {3, 5}
+    assert 0.65 < lengths.count(3) / 200 < 0.85
+    batch = MLMInfillPredCollator(TOKENIZER, 6)(list(drawn))
+    assert batch["attention_mask"].sum(1).tolist() == lengths
 
 
 def test_a_batch_can_be_shown(pairs, capsys):

@@ -376,7 +376,40 @@ class PackedMLMCollator(_MaskingCollator):
         }
 
 
-class MLMEmptyDataset:
+class MLMEmptyDatasetFromLengthRef:
+    """Texts of masks alone, as long as texts of a reference are.
+
+    Args:
+        tokenizer: Whose BOS begins each text.
+        num_examples: How many.
+        lengths: Tokens of the texts of the reference, BOS included; each is as likely to be taken.
+        seed: Of the draw.
+    """
+
+    def __init__(
+        self, tokenizer: Any, num_examples: int, lengths: Sequence[int], *, seed: int = 0
+    ) -> None:
+        if not lengths or min(lengths) < 2:
+            message = f"lengths are {list(lengths)!r}; leave room for a token after BOS in each"
+            raise ArgumentError(message)
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randint(len(lengths), (num_examples,), generator=generator)
+        self._lengths = [lengths[index] for index in drawn.tolist()]
+        self._bos, self._mask = tokenizer.bos_token_id, tokenizer.mask_token_id
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __getitem__(self, index: int) -> dict[str, list[int]]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return {"input_ids": [self._bos, *[self._mask] * (self._lengths[index] - 1)]}
+
+    def __iter__(self) -> Iterator[dict[str, list[int]]]:
+        return (self[index] for index in range(len(self)))
+
+
+class MLMEmptyDataset(MLMEmptyDatasetFromLengthRef):
     """Texts of masks alone, for unconditional samples.
 
     Args:
@@ -386,23 +419,7 @@ class MLMEmptyDataset:
     """
 
     def __init__(self, tokenizer: Any, num_examples: int, max_length: int) -> None:
-        if max_length < 2:
-            message = f"max_length is {max_length!r}; leave room for a token after BOS"
-            raise ArgumentError(message)
-        masks = [tokenizer.mask_token_id] * (max_length - 1)
-        self._example = [tokenizer.bos_token_id, *masks]
-        self.num_examples = num_examples
-
-    def __len__(self) -> int:
-        return self.num_examples
-
-    def __getitem__(self, index: int) -> dict[str, list[int]]:
-        if not 0 <= index < self.num_examples:
-            raise IndexError(index)
-        return {"input_ids": list(self._example)}
-
-    def __iter__(self) -> Iterator[dict[str, list[int]]]:
-        return (self[index] for index in range(self.num_examples))
+        super().__init__(tokenizer, num_examples, [max_length])
 
 
 def print_batch_mlm(
