@@ -46,7 +46,7 @@ def test_the_page_holds_what_the_model_computes(page):
         torch.testing.assert_close(found, cache["pattern", layer][0], atol=1 / 500, rtol=0)
     last = torch.tensor([place[0] for place in data["lens"]["probabilities"][-1]])
     torch.testing.assert_close(last, logits[0].softmax(-1).amax(-1), atol=1e-4, rtol=0)
-    best, other = logits[0, -1].topk(2)
+    best = logits[0, -1].topk(2).values
     scores = [part["score"] for part in data["attribution"]["parts"]]
     assert scores == sorted(scores, key=abs, reverse=True)
     # Without biases, all parts together are the difference: here all fit on the page.
