@@ -20,7 +20,6 @@ def _describe(name: str, *parts: str) -> Architecture:
     )
 
 
-# Their convolution is no call of a module: its weight goes to a kernel.
 MAMBA = _describe("MambaForCausalLM", "in_proj", "x_proj", "out_proj")
 MAMBA2 = _describe("Mamba2ForCausalLM", "in_proj", "norm", "out_proj")
 STATE_RECORDS = (MAMBA, MAMBA2)

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from pellucid.bridge._convolutions import ConvolutionInterceptor
 from pellucid.bridge._errors import ArchitectureError
-from pellucid.bridge._execution import AttentionSteps, Execution, active_execution
+from pellucid.bridge._execution import AttentionSteps, Execution, active_execution, find_main
 from pellucid.bridge._readings import AttentionPlace
 
 _NAME = "pellucid_bridge"
@@ -39,6 +40,7 @@ def merge_steps(steps: Iterable[AttentionSteps]) -> dict[nn.Module, AttentionSte
             keys=held.keys + step.keys,
             scores=held.scores + step.scores,
             pattern=held.pattern + step.pattern,
+            convolution=held.convolution + step.convolution,
             slots={**held.slots, **step.slots},
         )
     return merged
@@ -277,24 +279,30 @@ def _additive_mask(
     return query.new_zeros(()).masked_fill(~mask, lowest)
 
 
-# Second way: the module runs as it is, with softmax watched.
+# Second way: the module runs as it is, with softmax or its convolution watched.
 
 
 def _intercept(step: AttentionSteps, execution: Execution) -> Callable[[], None]:
-    open_modes: list[_SoftmaxInterceptor] = []
+    open_modes: list[_SoftmaxInterceptor | ConvolutionInterceptor] = []
 
-    def before(module: nn.Module, args: Any) -> None:
+    def before(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         if active_execution() is execution:
             mode = _SoftmaxInterceptor(step, None)
+            if step.convolution:
+                given = args[0] if args else find_main(kwargs)
+                mode = ConvolutionInterceptor(module, step.convolution, given.shape[1])
             mode.__enter__()
             open_modes.append(mode)
 
     def after(module: nn.Module, args: Any, output: Any) -> None:
         if open_modes and active_execution() is execution:
-            open_modes.pop().__exit__(None, None, None)
+            mode = open_modes.pop()
+            mode.__exit__(None, None, None)
+            if isinstance(mode, ConvolutionInterceptor) and output is not None:
+                mode.check()
 
     handles = [
-        step.module.register_forward_pre_hook(before),
+        step.module.register_forward_pre_hook(before, with_kwargs=True),
         step.module.register_forward_hook(after, always_call=True),
     ]
 

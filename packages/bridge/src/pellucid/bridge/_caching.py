@@ -12,6 +12,9 @@ from pellucid.bridge._points import HookPoint
 from pellucid.core import ArgumentError
 
 _MATRICES = ("hook_pattern", "hook_attn_scores")
+_STATE = "hook_ssm_state"
+# What each step of generation holds for all positions so far.
+_CUMULATIVE = ("hook_rot_k", _STATE)
 
 
 class CacheWriter:
@@ -98,7 +101,7 @@ class CacheWriter:
             self._versions.append((name, kept, kept._version))
 
     def _reduce(self, name: str, kept: Tensor) -> Tensor:
-        if self._positions is not None:
+        if self._positions is not None and not name.removesuffix("_grad").endswith(_STATE):
             # Positions are the second axis, or the last but one of scores and patterns.
             axis = -2 if name.removesuffix("_grad").endswith(_MATRICES) else 1
             kept = kept[(slice(None),) * (axis % kept.ndim) + (self._positions,)]
@@ -136,7 +139,7 @@ def join_steps(steps: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _join(name: str, parts: list[Tensor]) -> Tensor:
-    if len(parts) == 1 or name.endswith("hook_rot_k"):
+    if len(parts) == 1 or name.endswith(_CUMULATIVE):
         # Every step attends to all keys so far; the last one to all there are.
         return parts[-1]
     if not name.endswith(_MATRICES):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from pellucid.bridge._describe_attention import describe_attention
 from pellucid.bridge._describe_mlp import describe_mlp
 from pellucid.bridge._describe_parts import STREAM, BlockView
-from pellucid.bridge._describe_states import describe_state_space
+from pellucid.bridge._describe_states import describe_state_space, name_as_state_space
 from pellucid.bridge._record import Mixer, Stack
 from pellucid.bridge._table import HookSpec
 from pellucid.bridge._taps import Passing, ResidualMiddle, RowsOf
@@ -72,6 +72,13 @@ def _describe_mixer(view: BlockView, record: Mixer) -> Iterator[HookSpec]:
     attention = view.record.attn
     if attention is None or view.find(attention.path) is None:
         yield from view.norm("ln1", view.record.ln1)
+    quantities = list(describe_state_space(view, record.name, module))
+    for spec in _describe_modules(view, record, module):
+        yield name_as_state_space(spec, f"{view.name}.{record.name}") if quantities else spec
+    yield from quantities
+
+
+def _describe_modules(view: BlockView, record: Mixer, module: nn.Module) -> Iterator[HookSpec]:
     yield from view.leaf(record.name, module)
     parts = {name: view.find(path, module) for name, path in record.parts.items()}
     for name, part in parts.items():
@@ -82,7 +89,6 @@ def _describe_mixer(view: BlockView, record: Mixer) -> Iterator[HookSpec]:
                 for s in specs
             )
         yield from specs
-    yield from describe_state_space(view, record.name, module)
 
 
 def _is_by_head(part: nn.Module | None, out: nn.Module | None) -> bool:

@@ -31,25 +31,27 @@ class Step:
         module: The module.
         side: Whether it concerns what the module takes or what it gives.
         function: Takes the tensor and the scratch; returns what shall stand in its place.
-        item: Which of the module's arguments, or which element if it gives a tuple.
+        item: Which of the module's arguments, or its name; which element if it gives a tuple.
     """
 
     module: nn.Module
     side: Side
     function: StepFunction
-    item: int = 0
+    item: int | str = 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AttentionSteps:
-    """What happens inside one attention module, see `pellucid.bridge._attention`.
+    """What happens inside one attention module or state space, see `pellucid.bridge._attention`.
 
     Attributes:
-        module: The attention module.
+        module: The module.
         queries: Functions of the rotated queries, of shape (batch, pos, head, d_head).
         keys: The same for keys.
         scores: Functions of the masked scores, of shape (batch, head, query_pos, key_pos).
         pattern: Functions of what softmax makes of them.
+        convolution: Functions of what a state space's convolution gives, of shape (batch, pos,
+            feature).
         slots: Which of these a run that changes nothing only has to note, and where in its notes.
     """
 
@@ -58,6 +60,7 @@ class AttentionSteps:
     keys: tuple[Callable[[Tensor], Tensor], ...] = ()
     scores: tuple[Callable[[Tensor], Tensor], ...] = ()
     pattern: tuple[Callable[[Tensor], Tensor], ...] = ()
+    convolution: tuple[Callable[[Tensor], Tensor], ...] = ()
     slots: Mapping[AttentionPlace, int] = dataclasses.field(
         default_factory=dict[AttentionPlace, int]
     )
@@ -87,7 +90,7 @@ class Plan:
     """
 
     def __init__(self, steps: Iterable[Step]) -> None:
-        sites: dict[tuple[nn.Module, Side], dict[int, list[StepFunction]]] = {}
+        sites: dict[tuple[nn.Module, Side], dict[int | str, list[StepFunction]]] = {}
         for held in steps:
             site = sites.setdefault((held.module, held.side), {})
             site.setdefault(held.item, []).append(held.function)
@@ -95,7 +98,7 @@ class Plan:
         self.install, self.remove = self._hooks.install, self._hooks.remove
 
     def _find_hooks(
-        self, sites: dict[tuple[nn.Module, Side], dict[int, list[StepFunction]]]
+        self, sites: dict[tuple[nn.Module, Side], dict[int | str, list[StepFunction]]]
     ) -> Iterator[HookSite]:
         for (module, side), functions in sites.items():
             if side == "before":
@@ -104,7 +107,7 @@ class Plan:
                 yield module, side, self._after(functions)
 
     def _before(
-        self, functions: list[StepFunction], others: dict[int, list[StepFunction]]
+        self, functions: list[StepFunction], others: dict[int | str, list[StepFunction]]
     ) -> Callable[..., Any]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             run = _ACTIVE.get()
@@ -118,7 +121,7 @@ class Plan:
             # Of further arguments, functions take note; they do not change them.
             for item, chosen in others.items():
                 for function in chosen:
-                    function(list_arguments(args, kwargs)[item], run.scratch)
+                    function(take_argument(args, kwargs, item), run.scratch)
             if made is given:
                 return None
             if name is None:
@@ -127,7 +130,7 @@ class Plan:
 
         return hook
 
-    def _after(self, functions: dict[int, list[StepFunction]]) -> Callable[..., Any]:
+    def _after(self, functions: dict[int | str, list[StepFunction]]) -> Callable[..., Any]:
         def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
             run = _ACTIVE.get()
             if run is None or run.plan is not self:
@@ -243,9 +246,9 @@ def find_main(kwargs: Mapping[str, Any]) -> Any:
     return None if name is None else kwargs[name]
 
 
-def list_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
-    """Return all arguments of a module in order."""
-    return [*args, *kwargs.values()]
+def take_argument(args: Sequence[Any], kwargs: Mapping[str, Any], item: int | str) -> Any:
+    """Return one of a module's arguments, by place or by name; None if it has none of this name."""
+    return kwargs.get(item) if isinstance(item, str) else [*args, *kwargs.values()][item]
 
 
 def active_execution() -> Execution | None:
@@ -278,7 +281,7 @@ def _name_main(kwargs: Mapping[str, Any]) -> str | None:
     return next((name for name in _MAIN_ARGUMENTS if name in kwargs), None)
 
 
-def _apply(output: Any, item: int, functions: list[StepFunction], scratch: Scratch) -> Any:
+def _apply(output: Any, item: Any, functions: list[StepFunction], scratch: Scratch) -> Any:
     given = output if isinstance(output, Tensor) else output[item]
     made = given
     for function in functions:

@@ -16,7 +16,7 @@ from pellucid.bridge._execution import (
     AttentionSteps,
     active_execution,
     find_main,
-    list_arguments,
+    take_argument,
 )
 from pellucid.bridge._readings import Place, Reading, Source
 from pellucid.bridge._torch_hooks import HookSet, HookSite
@@ -76,7 +76,7 @@ class NotePlan:
             elif given:
                 yield module, "after", self._note_items(given)
 
-    def _slots_of(self, module: nn.Module, place: Place) -> dict[int, int]:
+    def _slots_of(self, module: nn.Module, place: Place) -> dict[int | str, int]:
         """Return the slot of each item that a module takes or gives."""
         return {
             source.item: slot
@@ -84,13 +84,12 @@ class NotePlan:
             if source.module is module and source.place == place
         }
 
-    def _note_arguments(self, slots: Mapping[int, int]) -> Callable[..., None]:
+    def _note_arguments(self, slots: Mapping[int | str, int]) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
             run = active_execution()
             if run is not None and run.plan is self:
-                values = list_arguments(args, kwargs)
                 for item, slot in slots.items():
-                    run.notes[slot] = values[item]
+                    run.notes[slot] = take_argument(args, kwargs, item)
 
         return hook
 
@@ -135,13 +134,13 @@ class NotePlan:
 
         return hook
 
-    def _note_items(self, slots: Mapping[int, int]) -> Callable[..., None]:
+    def _note_items(self, slots: Mapping[int | str, int]) -> Callable[..., None]:
         is_tracked = self._is_tracked
 
         def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             run = active_execution()
             if run is not None and run.plan is self:
-                items = (output,) if isinstance(output, Tensor) else output
+                items: Any = (output,) if isinstance(output, Tensor) else output
                 for item, slot in slots.items():
                     run.notes[slot] = value = items[item]
                     if is_tracked:

@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeAlias
 
 from torch import Tensor, nn
 
-AttentionPlace: TypeAlias = Literal["queries", "keys", "scores", "pattern"]
+AttentionPlace: TypeAlias = Literal["queries", "keys", "scores", "pattern", "convolution"]
 Place: TypeAlias = Literal["before", "after"] | AttentionPlace
 
 
@@ -16,13 +16,13 @@ class Source:
 
     Attributes:
         module: The module.
-        place: What it takes, what it gives, or what attention does inside of it.
-        item: Which element, if the module gives a tuple.
+        place: What it takes, what it gives, or what attention or a state space does inside.
+        item: Which element, if the module gives a tuple; which of its arguments, or its name.
     """
 
     module: nn.Module
     place: Place
-    item: int = 0
+    item: int | str = 0
 
 
 @dataclasses.dataclass(frozen=True)

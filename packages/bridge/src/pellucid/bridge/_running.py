@@ -297,7 +297,9 @@ class Running(Hooking):
         if return_type == "logits":
             return logits
         if return_type == "logits_and_cache":
-            return logits, getattr(output, "past_key_values", None)
+            held = getattr(output, "past_key_values", None)
+            # State spaces by themselves have another name for it.
+            return logits, getattr(output, "cache_params", None) if held is None else held
         if return_type == "predictions":
             return self._predict(logits, inputs)
         loss = self._loss_of(logits, inputs, loss_per_token)

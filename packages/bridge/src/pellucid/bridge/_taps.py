@@ -363,10 +363,10 @@ class HeadInput:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class InsideAttention:
-    """What exists only between the projections: rotated queries and keys, scores, pattern.
+    """What exists only between projections: rotated queries and keys, scores, pattern, convolution.
 
     Attributes:
-        module: The attention module.
+        module: The attention module, or the state space.
         place: Which of these.
     """
 
@@ -374,7 +374,7 @@ class InsideAttention:
     place: AttentionPlace
 
     def steps(self, fire: Fire) -> Iterable[AttentionSteps]:
-        """Fire inside the attention function."""
+        """Fire inside the module."""
         functions: dict[str, Any] = {self.place: (fire,)}
         return [AttentionSteps(self.module, **functions)]
 

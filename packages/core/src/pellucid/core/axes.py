@@ -18,6 +18,7 @@ AXES: Mapping[str, str] = MappingProxyType(
         "d_head": "width of one attention head",
         "d_mlp": "neurons of an MLP",
         "d_model": "width of the residual stream and of token embeddings",
+        "d_state": "entries of a state space's state that each of its channels has",
         "d_vocab": "rows of the token embedding table, padded rows included",
         "d_pooled": "features of an average over tokens",
         "d_qkv": "features of queries, keys and values side by side",
