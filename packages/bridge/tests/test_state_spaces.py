@@ -1,13 +1,13 @@
 """Inside of state spaces: what their convolution gives, and the state that they leave behind."""
 
+import inspect
+
 import pytest
 import torch
 from tiny_cases import CASES, make_bridge
-from torch import nn
 from torch.nn import functional
 
 from pellucid.bridge._caching import join_steps
-from pellucid.bridge._convolutions import ConvolutionInterceptor
 from pellucid.bridge._errors import HookError
 
 STATES = [case for case in CASES if case.kind in ("MambaForCausalLM", "Mamba2ForCausalLM")]
@@ -88,13 +88,21 @@ def test_other_names_are_those_of_transformer_lens(case):
     assert table.resolve(f"{name}hook_{other[0]}") == f"{name}{other[1]}.hook_out"
 
 
-def test_convolution_in_a_kernel_is_refused():
-    mixer = nn.Linear(2, 2)
-    mode = ConvolutionInterceptor(mixer, (), 3)
-    with mode:
-        mixer(torch.zeros(1, 2))
-    with pytest.raises(HookError, match="the convolution of Linear ran in a kernel"):
-        mode.check()
+def test_hooks_on_a_convolution_in_a_kernel_are_refused_and_caches_are_without_it(monkeypatch):
+    bridge = make_bridge(STATES[0])
+    kind = type(bridge.blocks[1].mixer.original_component)
+
+    def convolve(hidden, weight, bias, **more):
+        padded = functional.pad(hidden, (weight.shape[-1] - 1, 0)).unfold(-1, weight.shape[-1], 1)
+        return functional.silu((padded * weight[:, None]).sum(-1) + bias[:, None])
+
+    monkeypatch.setitem(inspect.unwrap(kind.forward).__globals__, "causal_conv1d_fn", convolve)
+    for more in ({}, {"device": "cpu"}):
+        _, cache = bridge.run_with_cache(IDS, **more)
+        assert CONV not in cache
+        assert STATE in cache
+    with pytest.raises(HookError, match="the convolution of MambaMixer ran in a kernel"):
+        bridge.run_with_hooks(IDS, fwd_hooks=[(CONV, lambda v, hook: v * 0)])
 
 
 @PER_CASE

@@ -299,7 +299,7 @@ def _intercept(step: AttentionSteps, execution: Execution) -> Callable[[], None]
             mode = open_modes.pop()
             mode.__exit__(None, None, None)
             if isinstance(mode, ConvolutionInterceptor) and output is not None:
-                mode.check()
+                mode.check(execution)
 
     handles = [
         step.module.register_forward_pre_hook(before, with_kwargs=True),

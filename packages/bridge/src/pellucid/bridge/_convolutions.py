@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pellucid.bridge._errors import HookError
+from pellucid.bridge._execution import Execution
 
 
 class ConvolutionInterceptor(TorchFunctionMode):
@@ -38,13 +39,17 @@ class ConvolutionInterceptor(TorchFunctionMode):
         # kept positions, all are, and those at the end are the run's.
         return self._fire(output, min(given.shape[-1], output.shape[-1]))
 
-    def check(self) -> None:
-        """See that the convolution passed.
+    def check(self, run: Execution) -> None:
+        """See that the convolution passed, if somebody may want to change it.
+
+        Args:
+            run: The run.
 
         Raises:
             HookError: (a ValueError) If a kernel did it, which shows nobody what it gives.
         """
-        if not self._is_seen:
+        only_keeps = getattr(getattr(run.fire, "__self__", None), "is_quiet", False)
+        if not (self._is_seen or run.fire is None or only_keeps):
             raise HookError(
                 f"the convolution of {type(self._mixer).__name__} ran in a kernel and cannot be "
                 "hooked. Load the model without kernels, or leave conv1d.hook_out out."

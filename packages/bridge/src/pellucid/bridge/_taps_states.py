@@ -1,8 +1,8 @@
 """The recurrent state that a state space leaves behind, which transformers keeps for the next run.
 
 A state space shows its state to nobody on the way: a scan, or a kernel, goes over all positions at
-once. What is left after the last one is in the cache of a run that keeps one, and the run that
-is given this cache starts from it.
+once. What is left after the last one is in the cache of a run that keeps one, and the run that is
+given this cache starts from it.
 """
 
 import dataclasses
@@ -25,7 +25,12 @@ _HOLDER = "cache_params"
 def keeps_state(mixer: nn.Module) -> bool:
     """Say whether a mixer is handed what keeps its state."""
     names = inspect.signature(mixer.forward).parameters
-    return _HOLDER in names and isinstance(getattr(mixer, "layer_idx", None), int)
+    if _HOLDER not in names or not isinstance(getattr(mixer, "layer_idx", None), int):
+        return False
+    from transformers import Cache  # noqa: PLC0415 - costs seconds, unless a model has paid them
+
+    # Earlier releases kept it elsewhere.
+    return hasattr(Cache, "get_recurrent_state")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
