@@ -1,28 +1,35 @@
 """Measure what the harness adds to a training step, what collators take, and what a cache gains.
 
-    uv run python tools/bench/xlm.py --out docs/measurements/xlm.md
+    uv run python tools/bench/xlm.py --peer DIRECTORY --out docs/measurements/xlm.md
 
 Overhead: within one run of the harness with its default callbacks, blocks of its steps alternate
 with blocks of a plain PyTorch loop (same model, loss, batches, optimizer and clipping), so that
-whatever else the machine does slows both.
+whatever else the machine does slows both. The same is done with xlm-core in a process and an
+environment of its own, which uv makes in DIRECTORY if it is not there; after each pair of blocks
+of one harness comes a pair of the other. Without --peer it is left out.
 """
 
 import argparse
-import copy
+import json
+import os
 import statistics
+import subprocess
 import tempfile
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
+from xlm_alternation import STEPS_A_BLOCK, Alternation, clock
 
 from pellucid.xlm._assembly import assemble, build_trainer, quiet
 from pellucid.xlm._compose import compose_config
 
-STEPS_A_BLOCK = 10
+PEER = "xlm-core 0.3.1"
+PEER_PYTHON = "3.11"
+# Neither asks for a version of transformers that it works with; 5 lacks what the first imports.
+PEER_PACKAGES = ("xlm-core==0.3.1", "xlm-models==0.3.1", "transformers==4.57.1")
 _MODEL = ["model.d_model=64", "model.num_layers=2", "model.nhead=4", "model.rotary_emb_dim=16"]
 _PAGE = """# What the harness costs
 
@@ -30,7 +37,7 @@ Written by `tools/bench/xlm.py` on {threads} thread(s), {device}: star_easy, bat
 two layers, four heads; {blocks} blocks of {steps} steps of the harness, each followed by one of a
 plain loop in the same process. CPU milliseconds a step, medians of the blocks; the ratio is the
 median of each block's ratio to the plain block beside it. The plain loop is given batches that
-were collated beforehand; the harness reads and collates its own.
+were collated beforehand; the harness reads and collates its own.{peer}
 
 | harness | family | plain | harness | ratio |
 |---|---|---:|---:|---:|
@@ -49,74 +56,80 @@ everything again for each token:
 """
 
 
-@dataclass
-class Alternation(lightning.Callback):
-    """Times blocks of the harness's steps, and runs a block of plain steps after each.
+_ABOUT_PEER = """
+
+The environment of xlm-core is its own:
+{versions}.
+It is run by its own command line, with its experiment of star_easy and its default callbacks; its
+blocks come in turn with ours, and its plain loop has its own model, loss and optimizer. Other than
+by default are: the graphs, which its generator draws and which it would have downloaded; batches,
+which are read in the training process as ours are, not by four workers whose time would go unseen;
+and it does not validate, test or save on the way. It names no version of transformers, and cannot
+be imported with the latest (`no_init_weights` is gone from 5), hence the older one."""
+
+
+class Peer:
+    """The harness of xlm-core, which trains in a process of its own for as long as it is told to.
 
     Args:
-        warm_up: Blocks that do not count.
+        python: The interpreter of its environment.
+        family: arlm or mlm.
+        blocks: How many blocks of steps it needs data for.
+        directory: Where it may write.
     """
 
-    warm_up: int = 2
-    harness_s: list[float] = field(default_factory=list)
-    plain_s: list[float] = field(default_factory=list)
+    def __init__(self, python: str, family: str, *, blocks: int, directory: Path) -> None:
+        script = Path(__file__).with_name("xlm_peer.py")
+        # Enough for one epoch, whose end would count as steps.
+        graphs = str(64 * STEPS_A_BLOCK * (blocks + 2))
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        self._process = subprocess.Popen(
+            [python, str(script), family, str(directory), graphs, *_MODEL],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+        )
+        self._read()
 
-    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        """Copy the model for the plain loop, and collate its batches."""
-        self._loss = copy.copy(pl_module.loss_function)
-        self._loss.model = copy.deepcopy(pl_module.model).train()
-        self._loss.generator = torch.Generator(pl_module.device).manual_seed(0)
-        decay = [w for _, w in self._loss.model.get_named_params_for_weight_decay()]
-        rest = [w for _, w in self._loss.model.get_named_params_for_no_weight_decay()]
-        groups = [{"params": decay}, {"params": rest, "weight_decay": 0.0}]
-        self._optimizer = torch.optim.AdamW(groups, lr=1e-4, fused=True)
-        loader = iter(trainer.datamodule.train_dataloader())
-        self._batches = [
-            {name: _to(value, pl_module.device) for name, value in next(loader).items()}
-            for _ in range(STEPS_A_BLOCK)
-        ]
-        self._count = 0
+    def advance(self) -> bool:
+        """Let it make a block of its harness's steps and one of plain steps; return True."""
+        if self._process.stdin is not None:
+            self._process.stdin.write("\n")
+            self._process.stdin.flush()
+        self._read()
+        return True
 
-    def on_train_batch_start(
-        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Between two blocks of the harness, run one of the plain loop."""
-        del trainer, pl_module, batch
-        if batch_idx % STEPS_A_BLOCK:
-            return
-        now = _clock()
-        if self._count > self.warm_up:
-            self.harness_s.append((now - self._mark) / STEPS_A_BLOCK)
-        self._run_plain()
-        self._mark = _clock()
-        if self._count >= self.warm_up:
-            self.plain_s.append((self._mark - now) / STEPS_A_BLOCK)
-        self._count += 1
+    def finish(self) -> dict[str, Any]:
+        """Let the process end, and return what it measured."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        found = self._read()
+        self._process.wait()
+        return found
 
-    def _run_plain(self) -> None:
-        for batch in self._batches:
-            self._optimizer.zero_grad()
-            loss = self._loss(batch)["loss"]
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(self._loss.model.parameters(), 1.0)
-            self._optimizer.step()
-
-    def summary(self) -> dict[str, float]:
-        """Return medians: milliseconds of both, and of the blocks' ratios."""
-        pairs = list(zip(self.harness_s, self.plain_s, strict=False))
-        return {
-            "plain_ms": 1e3 * statistics.median(plain for _, plain in pairs),
-            "harness_ms": 1e3 * statistics.median(harness for harness, _ in pairs),
-            "ratio": statistics.median(harness / plain for harness, plain in pairs),
-            "blocks": len(pairs),
-        }
+    def _read(self) -> dict[str, Any]:
+        line = self._process.stdout.readline() if self._process.stdout is not None else ""
+        if not line:
+            raise SystemExit(f"{PEER} ended with {self._process.wait()}; see {self._process.args}")
+        return json.loads(line)
 
 
-def measure_overhead(family: str, *, blocks: int, directory: Path) -> dict[str, float]:
-    """Train a family for some blocks, and time them against a plain loop."""
+def measure_overhead(
+    family: str, *, blocks: int, directory: Path, pause: Callable[[], bool] | None = None
+) -> dict[str, float]:
+    """Train a family for some blocks, and time them against a plain loop.
+
+    Args:
+        family: arlm or mlm.
+        blocks: How many, of steps of the harness.
+        directory: Where the run writes.
+        pause: What is done between two pairs of blocks, untimed.
+    """
     cfg = _config(family, directory, steps=blocks * STEPS_A_BLOCK)
     assembly = assemble(cfg)
-    alternation = Alternation()
+    alternation = Alternation(pause)
     with quiet():
         trainer = build_trainer(cfg)
         # The first, so that what others do in a step counts as the harness's.
@@ -134,9 +147,9 @@ def measure_collator(family: str, *, batches: int, directory: Path) -> float:
     next(loader)
     times: list[float] = []
     for _ in range(batches):
-        start = _clock()
+        start = clock()
         next(loader)
-        times.append(_clock() - start)
+        times.append(clock() - start)
     return 1e3 * statistics.median(times)
 
 
@@ -193,33 +206,22 @@ def _config(family: str, directory: Path, *, steps: int) -> Any:
     )
 
 
-def _to(value: Any, device: torch.device) -> Any:
-    return value.to(device) if isinstance(value, torch.Tensor) else value
-
-
-def _clock() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-        return time.perf_counter()
-    return time.process_time()
-
-
 def main() -> None:
     """Measure, print, and write the page."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--families", nargs="+", default=["arlm", "mlm"])
-    parser.add_argument("--blocks", type=int, default=40)
-    parser.add_argument("--tokens", type=int, nargs="+", default=[128, 512])
-    parser.add_argument("--out", type=Path)
-    given = parser.parse_args()
+    given = _parse()
     torch.set_num_threads(1)
+    python = None if given.peer is None else _make_environment(given.peer)
     overhead: list[str] = []
     collators: list[str] = []
+    about = ""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         for family in given.families:
-            found = measure_overhead(family, blocks=given.blocks, directory=directory)
+            found, peers = _compare(family, python, blocks=given.blocks, directory=directory)
             overhead.append(_row("pellucid.xlm", family, found))
+            if peers is not None:
+                overhead.append(_row(PEER, family, peers))
+                about = _ABOUT_PEER.format(versions=peers["versions"])
             took = measure_collator(family, batches=10 * given.blocks, directory=directory)
             share = took / found["plain_ms"]
             collators.append(f"| {family} | {took:.2f} | {share:.1%} |")
@@ -232,6 +234,7 @@ def main() -> None:
         device=torch.cuda.get_device_name() if torch.cuda.is_available() else "no accelerator",
         blocks=given.blocks,
         steps=STEPS_A_BLOCK,
+        peer=about,
         overhead="\n".join(overhead),
         collators="\n".join(collators),
         generation="\n".join(generation),
@@ -239,6 +242,38 @@ def main() -> None:
     print(page)
     if given.out is not None:
         given.out.write_text(page, encoding="utf-8")
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--families", nargs="+", default=["arlm", "mlm"])
+    parser.add_argument("--blocks", type=int, default=40)
+    parser.add_argument("--tokens", type=int, nargs="+", default=[128, 512])
+    parser.add_argument("--peer", type=Path, help="where the peer's environment is, or goes")
+    parser.add_argument("--out", type=Path)
+    return parser.parse_args()
+
+
+def _compare(
+    family: str, python: str | None, *, blocks: int, directory: Path
+) -> tuple[dict[str, float], dict[str, Any] | None]:
+    """Measure this workspace's harness, and in turn with it the peer's if there is one."""
+    if python is None:
+        return measure_overhead(family, blocks=blocks, directory=directory), None
+    peer = Peer(python, family, blocks=blocks, directory=directory / "peer")
+    found = measure_overhead(family, blocks=blocks, directory=directory, pause=peer.advance)
+    return found, peer.finish()
+
+
+def _make_environment(folder: Path) -> str:
+    python = folder.absolute() / "xlm-core" / "bin" / "python"
+    if not python.exists():
+        place = str(python.parent.parent)
+        subprocess.run(["uv", "venv", "--python", PEER_PYTHON, place], check=True)
+        subprocess.run(
+            ["uv", "pip", "install", "--python", str(python), *PEER_PACKAGES], check=True
+        )
+    return str(python)
 
 
 def _row(harness: str, family: str, found: dict[str, float]) -> str:
