@@ -2,6 +2,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted({*ROOT.glob("*.md"), *ROOT.glob("packages/*/*.md"), *ROOT.glob("docs/**/*.md")})
@@ -28,6 +29,12 @@ def test_the_examples_of_a_readme_run(
     Tutorials are MyST notebooks: their cells are blocks.
     """
     monkeypatch.chdir(tmp_path)
+    # Torch's switch is the process's.
+    with torch.enable_grad():
+        _run_blocks(path)
+
+
+def _run_blocks(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     names: dict[str, object] = {"__name__": "__main__"}
     for block in BLOCK.finditer(text):

@@ -40,7 +40,7 @@ def describe_mlp(view: BlockView, before: str) -> Iterator[HookSpec]:
     if norm is not None:
         yield view.spec(
             "hook_mlp_in", STREAM, "the stream as the MLP alone reads it",
-            Passing(norm, "before"), gate="use_hook_mlp_in",
+            _pass(view, norm, "before"), gate="use_hook_mlp_in",
         )  # fmt: skip
     yield from view.norm("ln2", view.record.ln2)
     if record.path:

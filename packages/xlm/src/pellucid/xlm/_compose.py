@@ -34,7 +34,10 @@ class FamilyConfigs(SearchPathPlugin):
     extra_dirs: ClassVar[tuple[Path, ...]] = ()
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Append their directories."""
+        """Append their directories to those of xlm, and of no other application of Hydra."""
+        main = [part.path for part in search_path.get_path() if part.provider == "main"]
+        if not any(path.removeprefix("file://") == str(CONFIG_DIR) for path in main):
+            return
         for family in discover_families():
             search_path.append(f"family-{family.name}", f"file://{family.config_dir}")
         for directory in self.extra_dirs:
