@@ -1,5 +1,7 @@
 """A watch for losses that are no numbers, which waits for the device only when asked."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -42,7 +44,8 @@ class FiniteWatch:
         """
         value = loss.detach()
         if value.device.type == "cpu":
-            if not torch.isfinite(value):
+            # Several times as fast as torch's own test of a single number.
+            if not math.isfinite(value.item()):
                 raise NonFiniteLossError(step)
             return
         if self._first_bad is None:

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from pellucid.core import ArgumentError
-from pellucid.xlm.datamodule._padding import is_token_mask, pad_rows
+from pellucid.xlm.datamodule._padding import pad_with_mask
 
 Rectangle = tuple[Int64[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]
 """Token ids, and where they are no padding."""
@@ -47,8 +47,7 @@ class TextLayout:
         width = max(map(len, ended))
         if self.truncate is not None:
             width = self.block_size if self.truncate == "block" else min(width, self.block_size)
-        ids, lengths = pad_rows(ended, width, pad=self.tokenizer.pad_token_id)
-        return ids, is_token_mask(lengths, width)
+        return pad_with_mask(ended, width, pad=self.tokenizer.pad_token_id)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +100,7 @@ class PromptLayout:
         """
         rows = self.end(prompts)
         width = self.block_size if self.truncate == "block" else max(map(len, rows))
-        ids, lengths = pad_rows(rows, width, pad=self.tokenizer.pad_token_id, pad_side="left")
-        return ids, is_token_mask(lengths, width, pad_side="left")
+        return pad_with_mask(rows, width, pad=self.tokenizer.pad_token_id, pad_side="left")
 
 
 def with_ends(

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from pellucid.core import ArgumentError
@@ -46,19 +46,42 @@ def pad_rows(
     """
     if width is not None and width < 0:
         raise ArgumentError(f"width is {width!r}; a rectangle has at least 0 columns")
-    flat, lengths = flatten_rows(rows)
-    width = int(lengths.max(initial=0)) if width is None else width
-    kept = np.minimum(lengths, width)
-    starts = np.cumsum(lengths) - lengths
-    if truncate_side == "left":
-        starts = starts + lengths - kept
-    columns = np.arange(width)
-    offset = (width - kept)[:, None] if pad_side == "left" else np.zeros_like(kept)[:, None]
-    within = columns - offset
-    is_token = (within >= 0) & (within < kept[:, None])
-    padded = np.full((len(rows), width), pad, dtype=np.int64)
-    padded[is_token] = flat[(starts[:, None] + within)[is_token]]
+    padded, _, kept = _place(rows, width, pad=pad, pad_side=pad_side, truncate_side=truncate_side)
     return torch.from_numpy(padded), torch.from_numpy(kept)
+
+
+def pad_with_mask(
+    rows: Sequence[Sequence[int]], width: int, *, pad: int, pad_side: Side = "right"
+) -> tuple[Int64[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
+    """Lay rows out as `pad_rows` does; return the rectangle, and where it holds tokens."""
+    padded, is_token, _ = _place(rows, width, pad=pad, pad_side=pad_side, truncate_side="right")
+    return torch.from_numpy(padded), torch.from_numpy(is_token)
+
+
+def _place(
+    rows: Sequence[Sequence[int]],
+    width: int | None,
+    *,
+    pad: int,
+    pad_side: Side,
+    truncate_side: Side,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    flat, lengths = flatten_rows(rows)
+    longest = int(lengths.max(initial=0))
+    width = longest if width is None else width
+    kept = np.minimum(lengths, width)
+    columns = np.arange(width)
+    offset = (width - kept)[:, None] if pad_side == "left" else 0
+    is_token = columns >= offset if pad_side == "left" else columns < kept[:, None]
+    padded = np.full((len(rows), width), pad, dtype=np.int64)
+    if longest > width:
+        starts = np.cumsum(lengths) - lengths
+        if truncate_side == "left":
+            starts = starts + lengths - kept
+        flat = flat[((starts[:, None] + columns) - offset)[is_token]]
+    # What stands in the rectangle, row by row, is what stands in the rows, end to end.
+    padded[is_token] = flat
+    return padded, is_token, kept
 
 
 def is_token_mask(
