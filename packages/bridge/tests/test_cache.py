@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_cases import CASES, make_bridge, make_inputs
+from tiny_cases import CASES, Case, make_bridge, make_inputs
 
 from pellucid.bridge import ActivationCache, ArchitectureError
 from pellucid.bridge._readout import read_out
@@ -13,7 +13,17 @@ _REFUSED = {
     "MT5ForConditionalGeneration", "BartForConditionalGeneration", "MarianMTModel",
 }  # fmt: skip
 EXPERT_BIASES = {"GptOssForCausalLM"}
-SUMS = [case for case in CASES if case.kind not in _REFUSED]
+# All sizes the same, so that an axis taken for another one has no other length to be told by.
+_SAME = {"vocab_size": 32, "num_attention_heads": 4}
+SQUARE = [
+    Case(f"{kind} square", kind, tuple({**_SAME, **more}.items()))
+    for kind, more in (
+        ("LlamaForCausalLM", {"intermediate_size": 32, "num_key_value_heads": 4}),
+        ("GPT2LMHeadModel", {"n_inner": 32}),
+        ("GPTNeoXForCausalLM", {"intermediate_size": 32}),
+    )
+]
+SUMS = [case for case in CASES if case.kind not in _REFUSED] + SQUARE
 PER_CASE = pytest.mark.parametrize("case", SUMS, ids=str)
 
 
