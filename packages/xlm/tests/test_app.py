@@ -1,4 +1,5 @@
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -136,7 +137,9 @@ def test_families_are_listed_and_the_doctor_finds_faults(capsys, tmp_path):
 
 def test_a_sweep_runs_every_combination(tmp_path):
     short = ["trainer.max_steps=2", "optimizer.lr=0.001,0.002"]
+    before = (logging.root.level, list(logging.root.handlers))
     assert run(["-m", "job_type=train", *short, *NAMED]) == 0
     for number, rate in enumerate((0.001, 0.002)):
         manifest = json.loads((tmp_path / "logs" / "t" / str(number) / "manifest.json").read_text())
         assert manifest["config"]["optimizer"]["lr"] == rate
+    assert (logging.root.level, list(logging.root.handlers)) == before

@@ -12,6 +12,14 @@ from pellucid.xlm._command import run_composed
 from pellucid.xlm._compose import CONFIG_DIR, register_families
 from pellucid.xlm._resolvers import register_resolvers
 
+# Hydra would set up the logging of the whole process, and nobody would set it back.
+_HYDRA = (
+    "hydra.output_subdir=null",
+    "hydra.sweep.dir=${paths.log_dir}/${job_name}",
+    "hydra/hydra_logging=none",
+    "hydra/job_logging=none",
+)
+
 
 def sweep(overrides: Sequence[str], directories: Sequence[str]) -> int:
     """Run every combination of the overrides' values.
@@ -29,8 +37,7 @@ def sweep(overrides: Sequence[str], directories: Sequence[str]) -> int:
     register_families(directories)
     register_resolvers()
     before = sys.argv
-    quiet = ["hydra.output_subdir=null", "hydra.sweep.dir=${paths.log_dir}/${job_name}"]
-    sys.argv = ["xlm", "-m", *quiet, *overrides]
+    sys.argv = ["xlm", "-m", *_HYDRA, *overrides]
     try:
         hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="config")(_job)()
     finally:
