@@ -122,10 +122,22 @@ class RotaryTransformer(Model):
         Raises:
             ArgumentError: The text is longer than `max_length`, or a mask has a wrong form.
         """
+        hidden = self.encode(x_t, attention_mask, positions, cache=cache)
+        return self.read_out(hidden if where is None else hidden[where])
+
+    def encode(
+        self,
+        x_t: Integer[Tensor, "batch pos"],
+        attention_mask: Bool[Tensor, "..."] | Integer[Tensor, "..."] | BlockMask | None = None,
+        positions: Integer[Tensor, "batch pos"] | None = None,
+        *,
+        cache: KeyValueCache | None = None,
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """Compute the residual stream after all layers, for heads of a family's own; see `run`."""
         n_tokens = x_t.shape[1]
         if cache is not None:
             attention_mask = _mask_of_held(attention_mask, x_t, cache)
-        positions, places = _positions(attention_mask, positions, n_tokens)
+        positions, places = resolve_positions(attention_mask, positions, n_tokens)
         hidden = self.embedding(x_t, places, cache=cache)
         rotation = self.rotary(positions, n_tokens)
         mask, is_causal = attention_mask, False
@@ -134,9 +146,11 @@ class RotaryTransformer(Model):
         hidden = self.layers(hidden, rotation, mask, is_causal=is_causal, cache=cache)
         if cache is not None:
             cache.advance(n_tokens)
-        return self.final_layer(
-            hidden if where is None else hidden[where], self.embedding.tokens.weight
-        )
+        return hidden
+
+    def read_out(self, hidden: Float[Tensor, "*shape d_model"]) -> Float[Tensor, "*shape d_vocab"]:
+        """Return the logits of what `encode` computed, at any positions."""
+        return self.final_layer(hidden, self.embedding.tokens.weight)
 
     def new_cache(self, n_rows: int, max_length: int) -> KeyValueCache:
         """Return an empty cache for texts of up to `max_length` tokens.
@@ -190,7 +204,7 @@ def _mask_of_held(
     return mask
 
 
-def _positions(
+def resolve_positions(
     mask: Bool[Tensor, "..."] | Integer[Tensor, "..."] | BlockMask | None,
     positions: Integer[Tensor, "batch pos"] | None,
     n_tokens: int,
