@@ -7,6 +7,7 @@ import pytest
 from pellucid.xlm._app import run
 from pellucid.xlm._assembly import assemble
 from pellucid.xlm._compose import compose_config, list_options
+from pellucid.xlm.contracts import LossFunction
 
 EXPERIMENTS = list_options("experiment")
 
@@ -24,6 +25,9 @@ def test_every_experiment_can_be_assembled(tmp_path, experiment):
     assert assembly.harness.loss_function.model is assembly.harness.model
     assert assembly.harness.predictor.model is assembly.harness.model
     assert cfg.choices.model.startswith("nano_")
+    reports_bound = assembly.harness.metrics.needs_bound("test", "lm")
+    loss = assembly.harness.loss_function
+    assert reports_bound is (type(loss).nll_bound is not LossFunction.nll_bound)
 
 
 @pytest.mark.parametrize("size", ["nano", "micro", "tiny", "small"])

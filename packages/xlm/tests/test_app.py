@@ -1,5 +1,6 @@
 import json
 import logging
+import math
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,13 @@ def test_a_run_is_trained_measured_sampled_and_extracted(capsys, tmp_path):
     assert run(["job_type=eval", f"eval.ckpt_path={last}", *NAMED]) == 0
     assert "test/lm/perplexity" in capsys.readouterr().out
     assert json.loads((logs / "results_test_step=12.json").read_text()) == tested
+
+    # The validation split reports as much of a checkpoint, though not during the training.
+    assert run(["job_type=eval", "eval.split=val", *NAMED]) == 0
+    found = json.loads((logs / "results_val_step=12.json").read_text())
+    nats = found["val/lm/nll_bound"]
+    assert found["val/lm/perplexity"] == pytest.approx(math.exp(nats), rel=1e-5)
+    assert "nll_bound" not in (logs / "metrics.jsonl").read_text().replace("test/lm/nll_bound", "")
 
     assert run(["job_type=generate", *NAMED]) == 0
     assert len(list((logs / "predictions" / "predict" / "prediction").glob("*.jsonl"))) == 1

@@ -14,6 +14,7 @@ from pellucid.xlm.metrics import (
     ExactMatch,
     MeanMetricWithComputedValue,
     MetricWrapper,
+    NatsPerToken,
     Perplexity,
     SyntacticEvaluator,
     TokenAccuracy,
@@ -159,13 +160,15 @@ def test_steps_are_averaged_over_rows() -> None:
     assert held["value"].tolist() == [1.0, 4.0]
 
 
-def test_perplexity_is_that_of_all_tokens() -> None:
-    metric = Perplexity()
+@pytest.mark.parametrize(
+    ("metric", "expected"), [(NatsPerToken(), 7 / 4 * math.log(2)), (Perplexity(), 2 ** (7 / 4))]
+)
+def test_likelihoods_are_those_of_all_tokens(metric, expected) -> None:
     bound = NLLBound(nats=torch.tensor([math.log(2), 3 * math.log(4)]), tokens=torch.tensor([1, 3]))
     metric.update(**nll_bound_update_fn({}, {"nll_bound": bound}))
-    assert float(metric.compute()) == pytest.approx(math.exp((7 / 4) * math.log(2)))
+    assert float(metric.compute()) == pytest.approx(expected)
     metric.update(**nll_bound_update_fn({}, {"nats": bound.nats, "tokens": bound.tokens}))
-    assert float(metric.compute()) == pytest.approx(math.exp((7 / 4) * math.log(2)))
+    assert float(metric.compute()) == pytest.approx(expected)
 
 
 def test_what_is_missing_is_named(unchecked) -> None:

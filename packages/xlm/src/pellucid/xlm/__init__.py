@@ -56,6 +56,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
         "ExactMatch",
         "MeanMetricWithComputedValue",
         "MetricWrapper",
+        "NatsPerToken",
         "Perplexity",
         "TokenAccuracy",
     ),

@@ -19,12 +19,17 @@ _SPLITS = {"test": "test", "val": "validate", "validation": "validate"}
 def evaluate(cfg: Any) -> int:
     """Measure a checkpoint on a split.
 
+    What the test split reports of a loader is reported of the validation loader of that name too,
+    though it may be too slow for every validation of a training run, as bounds on likelihoods are.
+
     Raises:
         UnknownNameError: There is no such split.
         CheckpointError: There is no checkpoint, or it does not fit.
     """
     if cfg.eval.split not in _SPLITS:
         raise UnknownNameError("eval.split", str(cfg.eval.split), _SPLITS)
+    if _SPLITS[cfg.eval.split] == "validate":
+        _report_as_tested(cfg)
     assembly, step = load_trained(cfg, "eval")
     with quiet():
         trainer = build_trainer(cfg, is_training=False)
@@ -105,6 +110,12 @@ def load_trained(cfg: Any, section: str) -> tuple[Assembly, int]:
     checkpoint = read_checkpoint(path)
     assembly.harness.adopt(checkpoint, weights=str(cfg[section].weights), source=str(path))
     return assembly, int(checkpoint.get("global_step", 0))
+
+
+def _report_as_tested(cfg: Any) -> None:
+    for loader, metrics in cfg.reported_metrics.get("val", {}).items():
+        tested = OmegaConf.select(cfg, f"reported_metrics.test.{loader}", default={})
+        cfg.reported_metrics.val[loader] = OmegaConf.merge(tested or {}, metrics or {})
 
 
 def _find(cfg: Any, section: str) -> Path:

@@ -8,7 +8,7 @@ from torch import nn
 
 from pellucid.core import UnknownNameError
 from pellucid.xlm._building import instantiate
-from pellucid.xlm.metrics import Perplexity
+from pellucid.xlm.metrics import NatsPerToken
 
 _GROUPS = ("reported_metrics", "diagnostic_metrics")
 
@@ -78,7 +78,7 @@ class MetricTable(nn.ModuleDict):
     def needs_bound(self, split: str, loader: str) -> bool:
         """Say whether a metric of a loader is about the likelihood."""
         wrappers = self.wrappers.get((split, loader), ())
-        return any(isinstance(wrapper.metric, Perplexity) for wrapper in wrappers)
+        return any(isinstance(wrapper.metric, NatsPerToken) for wrapper in wrappers)
 
 
 def _nodes(cfg: Any) -> Iterator[tuple[str, str, str, str, Any]]:

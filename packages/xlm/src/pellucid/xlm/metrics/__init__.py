@@ -7,6 +7,7 @@ that name their fields differently. Post-hoc evaluators judge predictions once a
 from pellucid.xlm.metrics._counting import (
     ExactMatch,
     MeanMetricWithComputedValue,
+    NatsPerToken,
     Perplexity,
     TokenAccuracy,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "ExactMatch",
     "MeanMetricWithComputedValue",
     "MetricWrapper",
+    "NatsPerToken",
     "Perplexity",
     "PostHocEvaluator",
     "SyntacticEvaluator",

@@ -1,4 +1,4 @@
-"""Metrics that count: averages, rows that are right, tokens that are right, and perplexity."""
+"""Metrics that count: averages, rows and tokens that are right, and nats per token."""
 
 import torch
 from jaxtyping import Bool, Float, Integer, Num
@@ -93,8 +93,8 @@ class TokenAccuracy(MeanMetricWithComputedValue):
         super().update(right / counts.clamp(min=1), weight=counts)
 
 
-class Perplexity(Metric):
-    """The exponential of the nats per token, over all tokens of all rows."""
+class NatsPerToken(Metric):
+    """The negative log-likelihood of a token, or a bound on it, over all tokens of all rows."""
 
     is_differentiable = False
     full_state_update = False
@@ -116,6 +116,14 @@ class Perplexity(Metric):
         """
         self.nats = self.nats + nats.detach().double().sum()
         self.tokens = self.tokens + tokens.sum()
+
+    def compute(self) -> Tensor:
+        """Return the nats per token of everything since the last reset, float32; NaN of nothing."""
+        return (self.nats / self.tokens).float()
+
+
+class Perplexity(NatsPerToken):
+    """The exponential of the nats per token, over all tokens of all rows."""
 
     def compute(self) -> Tensor:
         """Return the perplexity of everything since the last reset, float32; NaN of nothing."""

@@ -78,7 +78,7 @@ def steps_taken_update_fn(batch: Mapped, output: Mapped, tokenizer: Any = None) 
 
 
 def nll_bound_update_fn(batch: Mapped, output: Mapped, tokenizer: Any = None) -> dict[str, Any]:
-    """Hand a bound on the likelihood to `Perplexity`.
+    """Hand a bound on the likelihood to `NatsPerToken` or `Perplexity`.
 
     The output holds it as `nll_bound` (with `nats` and `tokens`), or as `nats` and `tokens`.
     """
