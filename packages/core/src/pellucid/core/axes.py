@@ -14,6 +14,7 @@ AXES: Mapping[str, str] = MappingProxyType(
         "chunk": "pieces that a sequence is cut into, all of one length",
         "chunk_pos": "token positions of one chunk",
         "column": "columns of a matrix that is no attention pattern",
+        "d_cond": "width of what layers are conditioned on, such as a time",
         "d_embed": "width of the vector that an encoder returns",
         "d_head": "width of one attention head",
         "d_mlp": "neurons of an MLP",

@@ -1,0 +1,177 @@
+"""Layers of a transformer that is told the time."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.attention.flex_attention import BlockMask
+
+from pellucid.xlm.modules._conditioning import AdaLNModulations, modulate
+from pellucid.xlm.modules._layer import RotaryTransformerLayer
+from pellucid.xlm.modules._masks import AttentionMask
+from pellucid.xlm.modules._rotary import Rotation
+
+
+class DDiTLayer(RotaryTransformerLayer):
+    """A rotary layer whose norms are shifted and scaled, and whose branches are gated, by a time.
+
+    Both branches read the modulated norm of the residual stream and add to the stream itself, which
+    no norm is ever put in place of. Gates start at zero, so that a new layer is the identity
+    (Peebles & Xie 2023, arXiv:2212.09748).
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        nhead: int,
+        d_cond: int,
+        *,
+        dim_feedforward: int | None = None,
+        dropout: float = 0.1,
+        activation: str = "gelu",
+        layer_norm_eps: float = 1e-5,
+        num_layers: int = 1,
+    ) -> None:
+        """Build a layer of its own random weights.
+
+        Args:
+            d_model: Width of the residual stream, a multiple of `nhead`.
+            nhead: Attention heads.
+            d_cond: Width of the conditioning vectors.
+            dim_feedforward: Width of the network; four times `d_model` if None.
+            dropout: Of attention weights and of what is added to the residual stream.
+            activation: "relu", or "gelu" in its tanh form.
+            layer_norm_eps: Added to the variance in norms.
+            num_layers: How many layers write to the same residual stream.
+
+        Raises:
+            ArgumentError: The heads do not divide the width, or the activation is unknown.
+        """
+        super().__init__(
+            d_model,
+            nhead,
+            dim_feedforward,
+            dropout=dropout,
+            activation=activation,
+            layer_norm_eps=layer_norm_eps,
+            num_layers=num_layers,
+        )
+        # Shifts take the place of the norms' own biases.
+        self.norm1 = nn.LayerNorm(d_model, eps=layer_norm_eps, bias=False)
+        self.norm2 = nn.LayerNorm(d_model, eps=layer_norm_eps, bias=False)
+        self.modulations = AdaLNModulations(d_cond, d_model)
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]  # it reads a time, keeps no cache
+        self,
+        x: Float[Tensor, "batch pos d_model"],
+        rotation: Rotation,
+        mask: AttentionMask | BlockMask | None,
+        conditioning: Float[Tensor, "batch d_cond"],
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """Add what the layer makes of the residual stream to it.
+
+        Args:
+            x: The residual stream.
+            rotation: Angles of the tokens' positions.
+            mask: Who attends to whom; None if all tokens do.
+            conditioning: What is known of each row's time.
+        """
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulations(conditioning)
+        read = modulate(self.norm1(x), shift1, scale1)
+        x = torch.addcmul(x, gate1, self._drop(self._attend(read, rotation, mask, False, None, 0)))
+        read = modulate(self.norm2(x), shift2, scale2)
+        return torch.addcmul(x, gate2, self._drop(self.ff_out(self.activation(self.ff_in(read)))))
+
+
+class DDiTLayerList(nn.ModuleList):
+    """Layers of one shape, each with random weights of its own."""
+
+    def __init__(
+        self,
+        num_layers: int,
+        *,
+        d_model: int,
+        nhead: int,
+        d_cond: int,
+        dim_feedforward: int | None = None,
+        dropout: float = 0.1,
+        activation: str = "gelu",
+        layer_norm_eps: float = 1e-5,
+    ) -> None:
+        super().__init__(
+            DDiTLayer(
+                d_model,
+                nhead,
+                d_cond,
+                dim_feedforward=dim_feedforward,
+                dropout=dropout,
+                activation=activation,
+                layer_norm_eps=layer_norm_eps,
+                num_layers=num_layers,
+            )
+            for _ in range(num_layers)
+        )
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch pos d_model"],
+        rotation: Rotation,
+        mask: AttentionMask | BlockMask | None,
+        conditioning: Float[Tensor, "batch d_cond"],
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """Run the layers one after the other."""
+        for layer in self:
+            x = layer(x, rotation, mask, conditioning)
+        return x
+
+
+class DDiTFinalLayer(nn.Module):
+    """A modulated norm and the projection to logits.
+
+    The projection starts at zero, so that a new network finds every token as likely as any other
+    and its cross-entropy is ln(d_vocab). A tied projection is the embedding's own matrix and starts
+    as that does.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        d_vocab: int,
+        d_cond: int,
+        *,
+        layer_norm_eps: float = 1e-5,
+        is_tied: bool = False,
+    ) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(d_model, eps=layer_norm_eps, bias=False)
+        self.modulations = AdaLNModulations(d_cond, d_model, 2)
+        # A tied matrix belongs to the embedding alone, so that it is saved once.
+        self.linear = None if is_tied else nn.Linear(d_model, d_vocab, bias=False)
+        if self.linear is not None:
+            nn.init.zeros_(self.linear.weight)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch pos d_model"],
+        conditioning: Float[Tensor, "batch d_cond"],
+        embeddings: Float[Tensor, "d_vocab d_model"],
+        *,
+        where: Bool[Tensor, "batch pos"] | None = None,
+    ) -> Float[Tensor, "*shape d_vocab"]:
+        """Return logits.
+
+        Args:
+            x: The residual stream.
+            conditioning: What is known of each row's time.
+            embeddings: The matrix to project with if the layer has none of its own.
+            where: The positions whose logits are wanted; all if None.
+
+        Returns:
+            (batch, pos, d_vocab), or (picked_pos, d_vocab) if `where` is given.
+        """
+        shift, scale = self.modulations(conditioning)
+        if where is not None:
+            rows = where.nonzero()[:, 0]
+            x, shift, scale = x[where], shift[rows, 0], scale[rows, 0]
+        weight = embeddings if self.linear is None else self.linear.weight
+        return functional.linear(modulate(self.norm(x), shift, scale), weight)
