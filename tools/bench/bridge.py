@@ -16,10 +16,7 @@ it is asked for has been derived; 32 tokens generated from 16.
 """
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -27,10 +24,10 @@ from typing import Any
 
 import torch
 from bridge_worker import make_model
+from contestant import OWN_PYTHON, Contestant, make_environment, median_ratio
 
 OURS, BASE, HAND = "pellucid", "transformers", "hand-written"
 PEERS = {"transformer-lens": "transformer-lens==4.3.0", "nnsight": "nnsight==0.8.1"}
-PEER_PYTHON = "3.11"
 TOLERANCE = 1e-4
 # Of one timing, so that each lasts long enough to be read off.
 RUNS = {"floor": 20, "1 x 128": 3, "1 x 512": 1}
@@ -61,53 +58,26 @@ repeat, the median over repeats. What a goal is compared with is said where it i
 """
 
 
-class Worker:
-    """A contestant in a process of its own."""
+class Worker(Contestant):
+    """A contestant that says at the start what it can do."""
 
     def __init__(self, package: str, python: str, threads: int) -> None:
-        script = Path(__file__).with_name("bridge_worker.py")
-        # The peers have no checks of annotations that could be turned on.
-        environment = {**os.environ, "PELLUCID_TYPECHECK": "0", "OMP_NUM_THREADS": str(threads)}
-        self._process = subprocess.Popen(
-            [python, "-P", str(script), package, str(threads)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=environment,
-        )
-        hello = self._read()
+        super().__init__("bridge_worker.py", python, package, threads, threads=threads)
+        hello = self.read()
         self.pieces: dict[str, list[str]] = hello["pieces"]
         self.torch: str = hello["torch"]
 
     def run(self, size: str, piece: str, n: int, *, checks: bool = False) -> dict[str, Any]:
         """Run a piece so many times."""
-        if self._process.stdin is None:
-            raise SystemExit("the worker has no input.")
-        asked = {"size": size, "piece": piece, "n": n, "checks": checks}
-        self._process.stdin.write(json.dumps(asked) + "\n")
-        self._process.stdin.flush()
-        return self._read()
-
-    def stop(self) -> None:
-        """Let the process end."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        self._process.wait()
-
-    def _read(self) -> dict[str, Any]:
-        line = self._process.stdout.readline() if self._process.stdout is not None else ""
-        if not line:
-            raise SystemExit(f"a contestant has failed: {self._process.args!r}")
-        return json.loads(line)
+        return self.ask(size=size, piece=piece, n=n, checks=checks)
 
 
 def main() -> int:
     """Check that all agree, time them in turn, print and write the table; 1 if a goal is missed."""
     options, text = _parse(), ""
-    pythons = {OURS: sys.executable}
+    pythons = {OURS: OWN_PYTHON}
     if options.peers is not None:
-        pythons |= {peer: _make_environment(peer, options.peers) for peer in PEERS}
+        pythons |= {p: make_environment(options.peers / p, [pin]) for p, pin in PEERS.items()}
     workers = {p: Worker(p, python, options.threads) for p, python in pythons.items()}
     rows: list[str] = []
     for size in RUNS:
@@ -130,15 +100,6 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--peers", type=Path, help="where the peers' environments are, or go")
     parser.add_argument("--out", type=Path, help="where to write the table, in Markdown")
     return parser.parse_args()
-
-
-def _make_environment(peer: str, folder: Path) -> str:
-    python = folder / peer / "bin" / "python"
-    if not python.exists():
-        subprocess.run(["uv", "venv", "--python", PEER_PYTHON, str(folder / peer)], check=True)
-        install = ["uv", "pip", "install", "--python", str(python), PEERS[peer]]
-        subprocess.run(install, check=True)
-    return str(python)
 
 
 def _check(workers: dict[str, Worker], size: str) -> None:
@@ -177,8 +138,8 @@ def _to_rows(size: str, held: dict[str, list[float]]) -> list[str]:
     for label, times in held.items():
         base = f"{BASE}: generate" if "generate" in label else f"{BASE}: forward"
         other, goal = GOALS.get((label, size), (base, None))
-        ratio = _compare(times, held[base])
-        judged = ratio if other == base else _compare(times, held[other])
+        ratio = median_ratio(times, held[base])
+        judged = ratio if other == base else median_ratio(times, held[other])
         shown = "" if goal is None else f"{goal}" if other == base else f"{goal} of {other}"
         verdict = (
             ""
@@ -191,10 +152,6 @@ def _to_rows(size: str, held: dict[str, list[float]]) -> list[str]:
         cells = [size, piece, name or OURS, f"{statistics.median(times):.2f}", f"{ratio:.2f}"]
         rows.append(_row(*cells, shown, verdict))
     return rows
-
-
-def _compare(times: list[float], others: list[float]) -> float:
-    return statistics.median(a / b for a, b in zip(times, others, strict=True))
 
 
 def _time_boot() -> list[str]:

@@ -14,13 +14,13 @@ checked before anything is timed.
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from contestant import OWN_PYTHON, Contestant, make_environment, median_ratio
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -52,18 +52,14 @@ the positions that differ between candidates and of the logits that are read, an
 """
 
 
-class Worker:
-    """A contestant in a process of its own."""
+class Worker(Contestant):
+    """A contestant that says at the start what it can do."""
 
     def __init__(self, package: str, python: str, folder: Path, threads: int) -> None:
-        script = Path(__file__).with_name("hf_gcg_worker.py")
-        self._process = subprocess.Popen(
-            [python, str(script), package, str(folder), str(threads)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
+        super().__init__(
+            "hf_gcg_worker.py", python, package, folder, threads, threads=threads, shows_errors=True
         )
-        hello = self._read()
+        hello = self.read()
         self.pieces: list[str] = hello["pieces"]
         self.torch: str = hello["torch"]
 
@@ -72,23 +68,7 @@ class Worker:
         if piece == "step" and piece not in self.pieces:
             three, one = self.run("run 3", n), self.run("run 1", n)
             return {clock: (three[clock] - one[clock]) / 2 for clock in ("wall", "cpu")}
-        if self._process.stdin is None:
-            raise SystemExit("the worker has no input.")
-        self._process.stdin.write(json.dumps({"piece": piece, "n": n}) + "\n")
-        self._process.stdin.flush()
-        return self._read()
-
-    def stop(self) -> None:
-        """Let the process end."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        self._process.wait()
-
-    def _read(self) -> dict[str, Any]:
-        line = self._process.stdout.readline() if self._process.stdout is not None else ""
-        if not line:
-            raise SystemExit(f"a contestant has failed: {self._process.args!r}")
-        return json.loads(line)
+        return self.ask(piece=piece, n=n)
 
 
 def main() -> int:
@@ -97,9 +77,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _save_problem(folder)
-        pythons = {HAND: sys.executable, OURS: sys.executable}
+        pythons = {HAND: OWN_PYTHON, OURS: OWN_PYTHON}
         if options.peers is not None:
-            pythons |= {peer: _make_environment(peer, options.peers) for peer in PEERS}
+            pythons |= {
+                peer: make_environment(options.peers / peer, [pin], python=PEER_PYTHON)
+                for peer, pin in PEERS.items()
+            }
         workers = {p: Worker(p, python, folder, options.threads) for p, python in pythons.items()}
         _check_losses(workers)
         rows: list[str] = []
@@ -163,15 +146,6 @@ def _save_problem(folder: Path) -> None:
     (folder / "problem.json").write_text(json.dumps(problem), encoding="utf-8")
 
 
-def _make_environment(peer: str, folder: Path) -> str:
-    python = folder / peer / "bin" / "python"
-    if not python.exists():
-        subprocess.run(["uv", "venv", "--python", PEER_PYTHON, str(folder / peer)], check=True)
-        install = ["uv", "pip", "install", "--python", str(python), PEERS[peer]]
-        subprocess.run(install, check=True)
-    return str(python)
-
-
 def _check_losses(workers: dict[str, Worker]) -> None:
     expected = torch.tensor(workers[HAND].run("losses", 100)["losses"])
     for name, worker in workers.items():
@@ -203,7 +177,7 @@ def _to_rows(piece: str, n: int, held: dict[str, list[dict[str, float]]], clock:
     rows: list[str] = []
     for name, timings in held.items():
         theirs = [one[clock] for one in timings]
-        ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+        ratio = median_ratio(ours, theirs)
         goal = GOALS.get((piece, name))
         verdict = "" if goal is None else "met" if ratio <= goal else "missed"
         shown = "" if name == OURS else f"{ratio:.2f}"

@@ -13,13 +13,11 @@ out. All run in turn within each repeat. That both grids agree is checked first.
 """
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
+
+from contestant import OWN_PYTHON, Contestant, make_environment, median_ratio
 
 OURS, PEER = "pellucid", "transformer-lens"
 PINNED = "transformer-lens==4.3.0"
@@ -30,53 +28,16 @@ GOALS = {"grid": (BARE, 1.05), "lens": ("bare lens", 1.2)}
 TOLERANCE = 1e-3
 
 
-class Worker:
-    """A contestant in a process of its own."""
+class Worker(Contestant):
+    """A contestant that says at the start what it can do."""
 
     def __init__(self, package: str, python: str, threads: int, shape: str) -> None:
-        script = Path(__file__).with_name("patching_worker.py")
-        environment = {**os.environ, "PELLUCID_TYPECHECK": "0", "OMP_NUM_THREADS": str(threads)}
-        self._process = subprocess.Popen(
-            [python, "-P", str(script), package, str(threads), shape],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=environment,
-        )
-        self.pieces: list[str] = self._read()["pieces"]
+        super().__init__("patching_worker.py", python, package, threads, shape, threads=threads)
+        self.pieces: list[str] = self.read()["pieces"]
 
     def run(self, piece: str, *, checks: bool = False) -> dict[str, Any]:
         """Run a piece once."""
-        if self._process.stdin is None:
-            raise SystemExit("the worker has no input.")
-        self._process.stdin.write(json.dumps({"piece": piece, "checks": checks}) + "\n")
-        self._process.stdin.flush()
-        return self._read()
-
-    def stop(self) -> None:
-        """Let the process end."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        self._process.wait()
-
-    def _read(self) -> dict[str, Any]:
-        if self._process.stdout is None:
-            raise SystemExit("the worker has no output.")
-        while line := self._process.stdout.readline():
-            # A peer may say other things on its way.
-            if line.startswith("{"):
-                return json.loads(line)
-        raise SystemExit(f"a contestant has failed: {self._process.args!r}")
-
-
-def make_environment(folder: Path) -> str:
-    """Return the interpreter of the peer's environment, made if it is not there."""
-    python = folder / PEER / "bin" / "python"
-    if not python.exists():
-        subprocess.run(["uv", "venv", "--python", "3.11", str(folder / PEER)], check=True)
-        subprocess.run(["uv", "pip", "install", "--python", str(python), PINNED], check=True)
-    return str(python)
+        return self.ask(piece=piece, checks=checks)
 
 
 def check(workers: dict[str, Worker]) -> None:
@@ -106,8 +67,7 @@ def to_rows(times: dict[tuple[str, str], list[float]]) -> tuple[list[str], bool]
     for (name, piece), held in times.items():
         base, goal = GOALS.get(piece, ("", 0.0)) if name == OURS else (BARE, 0.0)
         base = base or (BARE if piece.startswith("bare f") else "bare lens")
-        ratios = [a / b for a, b in zip(held, times[OURS, base], strict=True)]
-        ratio = statistics.median(ratios)
+        ratio = median_ratio(held, times[OURS, base])
         are_met = are_met and (not goal or ratio <= goal)
         shown = f"{goal} of {base}" if goal else ""
         rows.append(f"| {name}: {piece} | {statistics.median(held):.2f} | {ratio:.2f} | {shown} |")
@@ -123,9 +83,9 @@ def main() -> int:
     parser.add_argument("--shape", default=SHAPE, help="layers,width,heads,words,positions")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    pythons = {OURS: sys.executable}
+    pythons = {OURS: OWN_PYTHON}
     if options.peers is not None:
-        pythons[PEER] = make_environment(options.peers)
+        pythons[PEER] = make_environment(options.peers / PEER, [PINNED])
     workers = {n: Worker(n, p, options.threads, options.shape) for n, p in pythons.items()}
     check(workers)
     rows, are_met = to_rows(measure(workers, options.repeats))

@@ -13,11 +13,11 @@ Peak memory is that of a fresh process over one run. Graph breaks are counted by
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+
+from contestant import OWN_PYTHON, Contestant, make_environment, median_ratio
 
 PEER = ("tptt==0.12.1", "jinja2", "psutil")
 OURS, THEIRS = "pellucid", "tptt"
@@ -40,54 +40,12 @@ MODEL = [
 ]
 
 
-class Worker:
-    """A contestant in a process of its own."""
-
-    def __init__(self, package: str, python: str) -> None:
-        script = Path(__file__).with_name("tptt_worker.py")
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PELLUCID_TYPECHECK": "0"}
-        self._process = subprocess.Popen(
-            [python, "-P", str(script), package],  # or this file would be taken for tptt
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=environment,
-        )
-
-    def run(self, **work: Any) -> dict[str, float]:
-        """Return how many milliseconds a piece of work takes, and how memory grows."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(work) + "\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
-        if not answer:
-            raise SystemExit(f"a worker ended at {work!r}")
-        return json.loads(answer)
-
-    def close(self) -> None:
-        """End the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-
-
-def make_peer(folder: Path) -> str:
-    """Return the interpreter of tptt's environment, made if it is not there."""
-    python = folder / "bin" / "python"
-    if not python.exists():
-        subprocess.run(["uv", "venv", "--python", "3.11", str(folder)], check=True)
-        subprocess.run(["uv", "pip", "install", "--python", str(python), *PEER], check=True)
-    return str(python)
-
-
 def memory(package: str, python: str, pos: int) -> float:
     """Return the peak memory of one forward and backward pass of the operator, in MB."""
-    worker = Worker(package, python)
-    worker.run(what="operator", task="both", pos=128)
-    grown = worker.run(what="operator", task="both", pos=pos, warm=False)["mb"]
-    worker.close()
+    worker = Contestant("tptt_worker.py", python, package)
+    worker.ask(what="operator", task="both", pos=128)
+    grown = worker.ask(what="operator", task="both", pos=pos, warm=False)["mb"]
+    worker.stop()
     return grown
 
 
@@ -103,14 +61,17 @@ def count_graph_breaks() -> dict[str, int]:
 
 def measure(pythons: dict[str, str], repeats: int) -> list[str]:
     """Return the rows of the table."""
-    workers = {package: Worker(package, python) for package, python in pythons.items()}
+    workers = {
+        package: Contestant("tptt_worker.py", python, package)
+        for package, python in pythons.items()
+    }
     rows: list[str] = []
     for task, pos, _, goal in OPERATOR:
         shown = workers if goal is not None else {OURS: workers[OURS]}
         times = {name: [] for name in shown}
         for _ in range(repeats):
             for name, worker in shown.items():
-                times[name].append(worker.run(what="operator", task=task, pos=pos)["ms"])
+                times[name].append(worker.ask(what="operator", task=task, pos=pos)["ms"])
         rows.append(_row(f"operator, {task}, {pos}", times, times.get(THEIRS), goal))
     for kind, task, pos, goal in MODEL:
         times = {"base": [], OURS: []} | ({THEIRS: []} if kind != "zero" else {})
@@ -119,11 +80,11 @@ def measure(pythons: dict[str, str], repeats: int) -> list[str]:
                 worker = workers[THEIRS if name == THEIRS else OURS]
                 base = "layer base" if kind == "layer" else "base"
                 what = base if name == "base" else kind
-                values.append(worker.run(what=what, task=task, pos=pos)["ms"])
+                values.append(worker.ask(what=what, task=task, pos=pos)["ms"])
         label = kind if kind == "layer" else f"model {kind}"
         rows.append(_row(f"{label}, {task}, {pos}", times, times["base"], goal))
     for worker in workers.values():
-        worker.close()
+        worker.stop()
     return rows
 
 
@@ -133,8 +94,7 @@ def _row(
     shown = [f"{min(times[name]):.1f}" if name in times else "" for name in ("base", OURS, THEIRS)]
     ratio = ""
     if other is not None:
-        each = [a / b for a, b in zip(times[OURS], other, strict=True)]
-        ratio = f"{statistics.median(each):.2f}"
+        ratio = f"{median_ratio(times[OURS], other):.2f}"
     return f"| {what} | {' | '.join(shown)} | {ratio} | {'' if goal is None else goal} |"
 
 
@@ -145,7 +105,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    pythons = {OURS: sys.executable, THEIRS: make_peer(options.peer)}
+    pythons = {OURS: OWN_PYTHON, THEIRS: make_environment(options.peer, PEER)}
     rows = measure(pythons, options.repeats)
     used = {name: memory(name, python, 4096) for name, python in pythons.items()}
     rows.append(

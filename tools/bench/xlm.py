@@ -10,10 +10,7 @@ of one harness comes a pair of the other. Without --peer it is left out.
 """
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from contestant import Contestant, make_environment
 from xlm_alternation import STEPS_A_BLOCK, Alternation, clock
 
 from pellucid.xlm._assembly import assemble, build_trainer, quiet
 from pellucid.xlm._compose import compose_config
 
 PEER = "xlm-core 0.3.1"
-PEER_PYTHON = "3.11"
 # Neither asks for a version of transformers that it works with; 5 lacks what the first imports.
 PEER_PACKAGES = ("xlm-core==0.3.1", "xlm-models==0.3.1", "transformers==4.57.1")
 _MODEL = ["model.d_model=64", "model.num_layers=2", "model.nhead=4", "model.rotary_emb_dim=16"]
@@ -68,7 +65,7 @@ and it does not validate, test or save on the way. It names no version of transf
 be imported with the latest (`no_init_weights` is gone from 5), hence the older one."""
 
 
-class Peer:
+class Peer(Contestant):
     """The harness of xlm-core, which trains in a process of its own for as long as it is told to.
 
     Args:
@@ -79,41 +76,30 @@ class Peer:
     """
 
     def __init__(self, python: str, family: str, *, blocks: int, directory: Path) -> None:
-        script = Path(__file__).with_name("xlm_peer.py")
         # Enough for one epoch, whose end would count as steps.
-        graphs = str(64 * STEPS_A_BLOCK * (blocks + 2))
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        self._process = subprocess.Popen(
-            [python, str(script), family, str(directory), graphs, *_MODEL],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=environment,
+        graphs = 64 * STEPS_A_BLOCK * (blocks + 2)
+        super().__init__(
+            "xlm_peer.py",
+            python,
+            family,
+            directory,
+            graphs,
+            *_MODEL,
+            environment={"HF_HUB_OFFLINE": "1"},
         )
-        self._read()
+        self.read()
 
     def advance(self) -> bool:
         """Let it make a block of its harness's steps and one of plain steps; return True."""
-        if self._process.stdin is not None:
-            self._process.stdin.write("\n")
-            self._process.stdin.flush()
-        self._read()
+        self.ask()
         return True
 
     def finish(self) -> dict[str, Any]:
         """Let the process end, and return what it measured."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        found = self._read()
-        self._process.wait()
+        self.close()
+        found = self.read()
+        self.stop()
         return found
-
-    def _read(self) -> dict[str, Any]:
-        line = self._process.stdout.readline() if self._process.stdout is not None else ""
-        if not line:
-            raise SystemExit(f"{PEER} ended with {self._process.wait()}; see {self._process.args}")
-        return json.loads(line)
 
 
 def measure_overhead(
@@ -210,7 +196,9 @@ def main() -> None:
     """Measure, print, and write the page."""
     given = _parse()
     torch.set_num_threads(1)
-    python = None if given.peer is None else _make_environment(given.peer)
+    python = (
+        None if given.peer is None else make_environment(given.peer / "xlm-core", PEER_PACKAGES)
+    )
     overhead: list[str] = []
     collators: list[str] = []
     about = ""
@@ -263,17 +251,6 @@ def _compare(
     peer = Peer(python, family, blocks=blocks, directory=directory / "peer")
     found = measure_overhead(family, blocks=blocks, directory=directory, pause=peer.advance)
     return found, peer.finish()
-
-
-def _make_environment(folder: Path) -> str:
-    python = folder.absolute() / "xlm-core" / "bin" / "python"
-    if not python.exists():
-        place = str(python.parent.parent)
-        subprocess.run(["uv", "venv", "--python", PEER_PYTHON, place], check=True)
-        subprocess.run(
-            ["uv", "pip", "install", "--python", str(python), *PEER_PACKAGES], check=True
-        )
-    return str(python)
 
 
 def _row(harness: str, family: str, found: dict[str, float]) -> str:

@@ -20,7 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from xlm_alternation import Alternation
+
+# Behind the installed packages: that of xlm-core has the name of `xlm.py` beside this script.
+sys.path.append(str(Path(__file__).parent))
+from xlm_alternation import Alternation  # noqa: E402
 
 _NEVER = 10**9
 _VERSIONS = ("xlm-core", "torch", "lightning", "transformers")
@@ -96,9 +99,6 @@ def main() -> None:
     """Train until there is nothing more to answer."""
     family, directory, graphs, *model = sys.argv[1:]
     torch.set_num_threads(1)
-    here = Path(__file__).parent
-    # Behind the installed packages: xlm-core's package has the name of `xlm.py` beside this script.
-    sys.path = [p for p in sys.path if Path(p).resolve() != here.resolve()] + [str(here)]
     os.environ |= {"DATA_DIR": str(Path(directory) / "data"), "LOG_DIR": directory}
     # What the package prints would be taken for an answer.
     with contextlib.redirect_stdout(sys.stderr):
