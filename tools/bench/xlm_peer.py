@@ -23,7 +23,7 @@ import torch
 
 # Behind the installed packages: that of xlm-core has the name of `xlm.py` beside this script.
 sys.path.append(str(Path(__file__).parent))
-from xlm_alternation import Alternation  # noqa: E402
+from xlm_alternation import Alternation
 
 _NEVER = 10**9
 _VERSIONS = ("xlm-core", "torch", "lightning", "transformers")
