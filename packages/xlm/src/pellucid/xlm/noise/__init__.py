@@ -6,14 +6,22 @@ defines it beside its loss. `DummyNoiseSchedule` stands where there is none.
 
 from pellucid.xlm.contracts import NoiseSchedule
 from pellucid.xlm.noise._schedules import (
+    ContinuousTimeGeometric,
     ContinuousTimeLinear,
-    ContinuousTimeLogLinear,
     DummyNoiseSchedule,
+)
+from pellucid.xlm.noise._shares import (
+    ContinuousTimeCosine,
+    ContinuousTimeLogLinear,
+    ContinuousTimePolynomial,
 )
 
 __all__ = [
+    "ContinuousTimeCosine",
+    "ContinuousTimeGeometric",
     "ContinuousTimeLinear",
     "ContinuousTimeLogLinear",
+    "ContinuousTimePolynomial",
     "DummyNoiseSchedule",
     "NoiseSchedule",
 ]

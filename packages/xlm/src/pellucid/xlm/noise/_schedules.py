@@ -46,7 +46,7 @@ class DummyNoiseSchedule(NoiseSchedule):
         )
 
 
-class _ContinuousTime(NoiseSchedule):
+class ContinuousTime(NoiseSchedule):
     """Draws times that are spread over a batch."""
 
     def __init__(self, sigma_max: float, *, eps: float, antithetic_sampling: bool) -> None:
@@ -75,47 +75,7 @@ class _ContinuousTime(NoiseSchedule):
         return (1 - self.eps) * t + self.eps
 
 
-class ContinuousTimeLogLinear(_ContinuousTime):
-    """The schedule of MDLM, under which the share of masked tokens grows in proportion to time.
-
-    With a = 1 - exp(-sigma_max), the total noise is -log(1 - a t), and a share a t is masked
-    (Sahoo et al. 2024, arXiv 2406.07524).
-
-    Args:
-        sigma_max: Total noise at time 1, nats; at 9.2 all but one token in 10,000 are masked.
-        eps: The least time that `sample_t` draws.
-        antithetic_sampling: Spread the times of a batch evenly.
-    """
-
-    def __init__(
-        self, sigma_max: float = 9.2, *, eps: float = 1e-3, antithetic_sampling: bool = True
-    ) -> None:
-        super().__init__(sigma_max, eps=eps, antithetic_sampling=antithetic_sampling)
-        self._a = -math.expm1(-sigma_max)
-
-    def noise_rate(self, t: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-        """Return the derivative of the total noise."""
-        return self._a / self._clean_share(t)
-
-    def total_noise(self, t: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-        """Return the total noise, 0 at time 0."""
-        # Each form is exact where the other one cancels.
-        return torch.where(t < 0.5, -torch.log1p(-self._a * t), -torch.log(self._clean_share(t)))
-
-    def t_from_noise_rate(self, noise_rate: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-        """Return the time of a rate."""
-        return 1 / self._a - 1 / noise_rate
-
-    def t_from_total_noise(self, total_noise: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-        """Return the time of a total noise."""
-        return -torch.expm1(-total_noise) / self._a
-
-    def _clean_share(self, t: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-        """Return 1 - a t; in this form it stays above 0 however near a is to 1."""
-        return (1 - t) + t * math.exp(-self.sigma_max)
-
-
-class ContinuousTimeLinear(_ContinuousTime):
+class ContinuousTimeLinear(ContinuousTime):
     """Total noise grows from `sigma_min` to `sigma_max` at one rate.
 
     Args:
@@ -162,3 +122,49 @@ class ContinuousTimeLinear(_ContinuousTime):
     def t_from_total_noise(self, total_noise: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
         """Return the time of a total noise."""
         return (total_noise - self.sigma_min) / (self.sigma_max - self.sigma_min)
+
+
+class ContinuousTimeGeometric(ContinuousTime):
+    """Total noise grows from `sigma_min` to `sigma_max` by the same factor in equal times.
+
+    It is sigma_min^(1 - t) sigma_max^t (Song et al. 2021, arXiv:2011.13456).
+
+    Args:
+        sigma_max: Total noise at time 1, nats.
+        sigma_min: Total noise at time 0, above 0.
+        eps: The least time that `sample_t` draws.
+        antithetic_sampling: Spread the times of a batch evenly.
+    """
+
+    def __init__(
+        self,
+        sigma_max: float = 9.2,
+        *,
+        sigma_min: float = 1e-3,
+        eps: float = 1e-3,
+        antithetic_sampling: bool = True,
+    ) -> None:
+        super().__init__(sigma_max, eps=eps, antithetic_sampling=antithetic_sampling)
+        if not 0 < sigma_min < sigma_max:
+            raise ArgumentError(
+                f"sigma_min is {sigma_min!r}; give a number above 0 and below sigma_max "
+                f"{sigma_max!r}"
+            )
+        self.sigma_min = sigma_min
+        self._log_ratio = math.log(sigma_max / sigma_min)
+
+    def noise_rate(self, t: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+        """Return the derivative of the total noise."""
+        return self._log_ratio * self.total_noise(t)
+
+    def total_noise(self, t: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+        """Return the total noise."""
+        return self.sigma_min * torch.exp(self._log_ratio * t)
+
+    def t_from_noise_rate(self, noise_rate: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+        """Return the time of a rate."""
+        return self.t_from_total_noise(noise_rate / self._log_ratio)
+
+    def t_from_total_noise(self, total_noise: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+        """Return the time of a total noise."""
+        return torch.log(total_noise / self.sigma_min) / self._log_ratio
