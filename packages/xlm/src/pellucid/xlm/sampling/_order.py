@@ -1,0 +1,116 @@
+"""Which open positions are filled next."""
+
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Float64, Int64
+from torch import Tensor
+
+from pellucid.core import ArgumentError, UnknownNameError
+from pellucid.xlm.sampling._counts import CountRule, EvenShare
+from pellucid.xlm.sampling._doubts import DOUBTS
+from pellucid.xlm.sampling._opening import Opening
+from pellucid.xlm.sampling._streams import Stream
+
+
+@runtime_checkable
+class OrderPolicy(Protocol):
+    """Chooses positions. `FillOrder` is one; another may look at anything that `Opening` has.
+
+    Attributes:
+        needs_logits: Whether it looks at what the network says of all open positions. If it does
+            not, it chooses first, and the network reads only rows in which something is chosen.
+    """
+
+    needs_logits: bool
+
+    def choose(
+        self, opening: Opening, logits: Float[Tensor, "picked_pos d_vocab"] | None
+    ) -> Bool[Tensor, "batch pos"]:
+        """Return the positions to fill now, open ones; a row may have none.
+
+        Args:
+            opening: What is open.
+            logits: Of all open positions, in reading order, minus infinity for what may not be
+                written; None if they are not needed.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class FillOrder:
+    """The surest positions first, or in random order; in blocks from left to right, or anywhere.
+
+    Attributes:
+        confidence: Fill first where the best token has the highest probability ("top_prob"), or the
+            largest margin ("prob_diff"), or where the entropy is lowest ("entropy"); in random
+            order if None.
+        counts: How many are filled at once.
+        block_length: Fill blocks of that many positions from left to right, counted from the first
+            open one of each row.
+        temperature: Divides logits before confidences are read from them.
+        noise: Confidences get this much times a draw from the standard Gumbel distribution; 0 for
+            none.
+    """
+
+    confidence: str | None = None
+    counts: CountRule = field(default_factory=EvenShare)
+    block_length: int | None = None
+    temperature: float = 1.0
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.confidence is not None and self.confidence not in DOUBTS:
+            raise UnknownNameError("confidence", self.confidence, DOUBTS)
+        if self.block_length is not None and self.block_length <= 0:
+            message = f"block_length is {self.block_length!r}; give a positive number"
+            raise ArgumentError(message)
+        if self.temperature <= 0:
+            message = (
+                f"the confidences' temperature is {self.temperature!r}; give a positive number"
+            )
+            raise ArgumentError(message)
+        if self.noise < 0:
+            message = f"the confidences' noise is {self.noise!r}; give 0 or more"
+            raise ArgumentError(message)
+
+    @property
+    def needs_logits(self) -> bool:
+        """Whether confidences are read from them."""
+        return self.confidence is not None
+
+    def choose(
+        self, opening: Opening, logits: Float[Tensor, "picked_pos d_vocab"] | None
+    ) -> Bool[Tensor, "batch pos"]:
+        """Return the positions to fill now."""
+        present = opening.in_blocks(self.block_length)
+        doubts = self._doubts(opening, logits)
+        counts = self.counts.count(present, doubts)
+        return present.is_present & (rank(doubts, present.is_present) < counts[:, None])
+
+    def _doubts(
+        self, opening: Opening, logits: Float[Tensor, "picked_pos d_vocab"] | None
+    ) -> Float64[Tensor, "batch pos"]:
+        if self.confidence is None or logits is None:
+            return opening.uniforms(Stream.ORDER)
+        probs = (logits / self.temperature).softmax(dim=-1)
+        found = DOUBTS[self.confidence](probs).double()
+        doubts = torch.zeros(opening.is_open.shape, dtype=found.dtype, device=found.device)
+        doubts = doubts.masked_scatter(opening.is_open, found)
+        if self.noise:
+            gumbels = opening.streams.gumbels(opening.index, step=opening.step, stream=Stream.ORDER)
+            doubts = doubts - self.noise * gumbels
+        return doubts
+
+
+def rank(
+    doubts: Float[Tensor, "batch pos"], is_open: Bool[Tensor, "batch pos"]
+) -> Int64[Tensor, "batch pos"]:
+    """Return the place of each position in its row, surest first; the leftmost of equals first.
+
+    Positions that are not open come after all that are.
+    """
+    order = doubts.masked_fill(~is_open, torch.inf).argsort(dim=1, stable=True)
+    places = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, places)
