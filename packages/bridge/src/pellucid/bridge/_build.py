@@ -49,11 +49,6 @@ def build_bridge_from_module(
     if hf_config is not None and tl_config is not None:
         raise ArgumentError("hf_config and tl_config exclude each other: pass one of them.")
     config = hf_config if hf_config is not None else _read(tl_config)
-    if config is None and not hasattr(model, "config"):
-        raise ArgumentError(
-            f"{type(model).__name__} has no config. Pass hf_config=, or tl_config=, such as "
-            "TransformerBridgeConfig(d_model=..., n_layers=..., n_heads=...)."
-        )
     record = None if isinstance(architecture, str) else architecture
     if isinstance(architecture, str):
         record = known_architectures().get(architecture)

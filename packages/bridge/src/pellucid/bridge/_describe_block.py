@@ -14,6 +14,7 @@ from pellucid.bridge._record import Mixer, Stack
 from pellucid.bridge._table import HookSpec
 from pellucid.bridge._taps import Passing, ResidualMiddle, RowsOf
 from pellucid.bridge._weights import width_in
+from pellucid.core import ActivationSource
 
 
 def describe_block(block: nn.Module, stack: Stack, number: int, config: Any) -> Iterator[HookSpec]:
@@ -36,6 +37,7 @@ def describe_block(block: nn.Module, stack: Stack, number: int, config: Any) -> 
     yield from describe_attention(view, record.attn, "attn")
     for mixer in record.mixers:
         yield from _describe_mixer(view, mixer)
+    yield from _describe_sources(view)
     yield from view.norm("ln1_post", record.ln1_post)
     has_cross = record.cross_attn is not None and view.find(record.cross_attn.path) is not None
     if has_cross:
@@ -63,6 +65,14 @@ def _describe_before_cross(view: BlockView) -> Iterator[HookSpec]:
         later = tuple(m for m in (view.find(record.ln2),) if m is not None)
         tap = ResidualMiddle(reader, view.block, later)
         yield view.spec("hook_resid_mid", STREAM, meaning, tap)
+
+
+def _describe_sources(view: BlockView) -> Iterator[HookSpec]:
+    """Yield what modules of the block name by themselves."""
+    for module in view.block.modules():
+        if isinstance(module, ActivationSource):
+            for name, held in module.named_activations().items():
+                yield view.spec(name, held.shape, held.meaning, Passing(held.module, "after"))
 
 
 def _describe_mixer(view: BlockView, record: Mixer) -> Iterator[HookSpec]:

@@ -93,9 +93,9 @@ class Ground:
                 f"{tuple(probe.shape)}."
             )
         ids = probe.to(self.bridge.device)
-        if getattr(self.model.config, "is_encoder_decoder", False):
+        if getattr(self.bridge.hf_config, "is_encoder_decoder", False):
             return {"input_ids": ids, "decoder_input_ids": ids}
-        return {"input_ids": ids}
+        return {self.bridge.adapter.input_name: ids}
 
     def log_probs(self) -> Tensor:
         """Return the model's log-probabilities on the probe, (batch, pos, d_vocab), in float32."""

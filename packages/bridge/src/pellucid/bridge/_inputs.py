@@ -82,9 +82,8 @@ def prepare_inputs(
     tokens = tokens.to(bridge.device)
     if getattr(bridge.hf_config, "is_encoder_decoder", False):
         rest = {**_decoder_inputs(bridge.hf_config, tokens, labels), **rest}
-    return Inputs(
-        model={"input_ids": tokens, **rest}, tokens=tokens, attention_mask=mask, labels=labels
-    )
+    model = {bridge.adapter.input_name: tokens, **rest}
+    return Inputs(model=model, tokens=tokens, attention_mask=mask, labels=labels)
 
 
 def _decoder_inputs(config: Any, tokens: Tensor, labels: Tensor | None) -> dict[str, Tensor]:

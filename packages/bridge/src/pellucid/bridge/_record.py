@@ -202,6 +202,9 @@ class Architecture:
             and aliases: `blocks.*.hook_mlp_out`.
         writes_in_place: Whether a forward pass writes into activations that it has made, so that
             whoever keeps one must keep a copy.
+        input_name: What the model's forward calls token ids.
+        is_masked: Whether logits are those of the token at their own position: a model that fills
+            in masks.
         is_inferred: Whether it was found by looking at a model's structure.
     """
 
@@ -210,4 +213,6 @@ class Architecture:
     parts: Mapping[str, str]
     omits: tuple[str, ...] = ()
     writes_in_place: bool = False
+    input_name: str = "input_ids"
+    is_masked: bool = False
     is_inferred: bool = False

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from pellucid.bridge._architectures import RECORDS
+from pellucid.bridge._described import read_described
 from pellucid.bridge._record import Architecture
 from pellucid.core import ArgumentError
 
@@ -34,10 +35,19 @@ def known_architectures() -> dict[str, Architecture]:
 
 
 def find_record(model: nn.Module) -> Architecture | None:
-    """Return the record of a model's class, or of the nearest class that it descends from."""
+    """Return the record of a model's class, or of the nearest class that it descends from.
+
+    What was registered comes first, then what the model says of itself, then what is known.
+
+    Raises:
+        ArgumentError: (a ValueError) If the model describes itself, and not by a record.
+    """
+    kinds = [kind.__name__ for kind in type(model).__mro__]
+    described = None
+    if not _registered.keys() & set(kinds):
+        described = read_described(model)
     known = known_architectures()
-    names = (kind.__name__ for kind in type(model).__mro__)
-    return next((known[name] for name in names if name in known), None)
+    return described or next((known[name] for name in kinds if name in known), None)
 
 
 def _load(point: metadata.EntryPoint) -> list[Architecture]:

@@ -339,6 +339,7 @@ class Running(Hooking):
     def predicts_next(self) -> bool:
         """Whether the logits at each position are those of the token after it in the input."""
         is_masked = type(self.original_model).__name__.endswith("ForMaskedLM")
+        is_masked = is_masked or self.adapter.is_masked
         return not (is_masked or getattr(self.hf_config, "is_encoder_decoder", False))
 
 

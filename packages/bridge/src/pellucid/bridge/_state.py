@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pellucid.bridge._compiled import run_eagerly
 from pellucid.bridge._config import TransformerBridgeConfig
 from pellucid.bridge._describe import describe_model, find_part, list_blocks
+from pellucid.bridge._described import read_config
 from pellucid.bridge._execution import Enter
 from pellucid.bridge._infer import infer_architecture
 from pellucid.bridge._plan import Functions, Plans
@@ -43,7 +44,7 @@ class BridgeState(nn.Module):
         self.original_model: Any = model
         # Found at once there, and not after all that torch looks through for a module.
         self.__dict__["original_model"] = model
-        self.hf_config: Any = model.config if config is None else config
+        self.hf_config: Any = read_config(model) if config is None else config
         self.training = model.training
         self.adapter = adapter or find_record(model) or infer_architecture(model)
         self.tokenizer = tokenizer

@@ -21,7 +21,13 @@ from pellucid.core._access import (  # noqa: E402
     TokenAccessMixin,
     select_topk,
 )
-from pellucid.core._activations import ActivationReader, ActivationsRead  # noqa: E402
+from pellucid.core._activations import (  # noqa: E402
+    ActivationReader,
+    ActivationSource,
+    ActivationsRead,
+    DescribedModel,
+    NamedActivation,
+)
 from pellucid.core._batching import is_out_of_memory, map_in_batches  # noqa: E402
 from pellucid.core._budget import Budget  # noqa: E402
 from pellucid.core._capabilities import (  # noqa: E402
@@ -125,6 +131,7 @@ __all__ = [
     "OPTIMIZED_TRIGGER_PLACEHOLDER",
     "TRIGGER_PART_SEPARATOR",
     "ActivationReader",
+    "ActivationSource",
     "ActivationsRead",
     "ArgumentError",
     "BaseLoss",
@@ -143,6 +150,7 @@ __all__ = [
     "ContainerError",
     "ContractError",
     "DefaultTokenInputManager",
+    "DescribedModel",
     "DummyTracker",
     "EncoderBaseModel",
     "FlopCounterBase",
@@ -170,6 +178,7 @@ __all__ = [
     "ModelInput",
     "ModelOutput",
     "ModelSource",
+    "NamedActivation",
     "NotDifferentiableError",
     "OptimizerResult",
     "PellucidError",

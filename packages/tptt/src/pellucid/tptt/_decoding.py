@@ -11,6 +11,7 @@ from torch.nn.functional import silu
 
 from pellucid.tptt._operator import GATE_RANGE, LinearAttentionOp
 from pellucid.tptt._pool import CausalAvgPool1d
+from pellucid.tptt._signals import Signal
 
 _EPS = 1e-6
 
@@ -52,6 +53,7 @@ def decode_token(
     operator: LinearAttentionOp,
     pool: CausalAvgPool1d,
     gate_granularity: str,
+    gates: Signal,
 ) -> tuple[Float[Tensor, "batch 1 _"], dict[str, Any]]:
     """Return what the heads of one token read, merged, and what to remember after it.
 
@@ -65,6 +67,7 @@ def decode_token(
         operator: What would do the same for many tokens.
         pool: What gates are made with.
         gate_granularity: One gate for each "channel" or "head".
+        gates: Shows the gate.
     """
     q, k, v = projected
     state: Tensor = entry["recurrent_state"]
@@ -76,6 +79,8 @@ def decode_token(
     gate, windows, began = _make_gate(
         k, v, valid, entry, operator.mode.gate_type, pool, gate_granularity
     )
+    if gates.is_watched:
+        gate = gates(gate.view(batch, kv_heads, 1, -1)).clamp(0, GATE_RANGE[1])
     # all queries, then all keys
     units = silu(torch.cat((q.reshape(-1, width), k.reshape(-1, width))))
     units = units.div_(vector_norm(units, dim=-1, keepdim=True).clamp_min_(_EPS))
@@ -88,10 +93,11 @@ def decode_token(
     change = torch.baddbmm(written, gate * key, before, beta=width**-0.5, alpha=-1)
     after = torch.baddbmm(before, key.mT, change)
     read = torch.bmm(query.view(rows, -1, width), after).view(batch, 1, -1)
+    after = operator.state(after.view(shape))
     if not q.dtype == operator.linear_precision == state.dtype:
         read = read.to(operator.linear_precision)
     return read, {
-        "recurrent_state": after.view(shape),
+        "recurrent_state": after,
         "windows": windows,
         "began": began,
         # as after any call: what it takes to undo it

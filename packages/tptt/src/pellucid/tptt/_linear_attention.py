@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.linalg import vector_norm
 from torch.nn.functional import normalize, silu
 
-from pellucid.core import ArgumentError
+from pellucid.core import ArgumentError, NamedActivation
 from pellucid.tptt._decoding import can_decode, decode_token
 from pellucid.tptt._masks import find_valid_tokens
 from pellucid.tptt._operator import LinearAttentionOp, check_state
 from pellucid.tptt._pool import CausalAvgPool1d
+from pellucid.tptt._signals import Signal
 from pellucid.tptt._states import LCache, StateStore, take_last
 
 _EPS = 1e-6
@@ -116,6 +117,7 @@ class LinearAttention(nn.Module):
             backend=backend,
         )
         self.pool_g = CausalAvgPool1d(kv_dim, **(pooling_config or {}))
+        self.gate, self.read = Signal(), Signal()
 
     def forward(
         self,
@@ -179,9 +181,33 @@ class LinearAttention(nn.Module):
             raise ArgumentError(
                 "attention in both directions has no state to go on from. Use use_cache=False."
             )
-        heads = self._attend(q, k, v, valid, store)
+        heads = self.read(self._attend(q, k, v, valid, store))
         norm = vector_norm(heads, dim=-1, keepdim=True)
         return heads, torch.hypot(norm, norm.new_full((), math.sqrt(heads.shape[-1] * _EPS)))
+
+    def named_activations(self) -> Mapping[str, NamedActivation]:
+        """Return what can be seen and changed on the way, by its name within a block.
+
+        The positions of gates are those of the tokens that count, moved together.
+        """
+        width = "d_head" if self.gate_granularity == "channel" else "1"
+        return {
+            "linear_attn.hook_gate": NamedActivation(
+                module=self.gate,
+                shape=f"batch kv_head pos {width}",
+                meaning="how strongly each token is written to the state",
+            ),
+            "linear_attn.hook_state": NamedActivation(
+                module=self.linear_operator.state,
+                shape="batch kv_head d_key d_value",
+                meaning="the state after the last token; what goes on from there starts with it",
+            ),
+            "linear_attn.hook_out": NamedActivation(
+                module=self.read,
+                shape="batch pos feature",
+                meaning="what the heads read from the state, side by side, before it is scaled",
+            ),
+        }
 
     def _project(self, x: Sequence[Tensor] | Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self.shared_attn:
@@ -207,11 +233,14 @@ class LinearAttention(nn.Module):
                 operator=operator,
                 pool=self.pool_g,
                 gate_granularity=self.gate_granularity,
+                gates=self.gate,
             )
             store.replace(self.layer_idx, kept)
             return out
         self._catch_up(store)
-        if q.shape[1] <= _UNDO:
+        # Who watches sees all tokens at once.
+        is_watched = self.gate.is_watched or operator.state.is_watched
+        if q.shape[1] <= _UNDO or is_watched:
             return self._run_undoable(q, k, v, valid, store)
         # What comes last is kept apart, so that it can be taken back.
         early, late = slice(None, -_UNDO), slice(-_UNDO, None)
@@ -271,18 +300,18 @@ class LinearAttention(nn.Module):
         if store is not None:
             entry = store[self.layer_idx] or {}
             check_state(entry.get("recurrent_state"), self._split(q), self._split(k))
-        beta = self._gate(k, v, lengths, store)
+        gate = self.gate(self.linear_operator.compute_gate(self._gate(k, v, lengths, store)))
         q, k, v = (self._split(x) for x in (q, k, v))
         q, k = (normalize(silu(x), dim=-1, eps=_EPS) for x in (q, k))
         v = v / math.sqrt(self.head_dim)
         operate = self.linear_operator
         if store is not None:
-            out = operate(q, k, v, beta, use_cache=True, linear_cache=store, lengths=lengths)
+            out = operate(q, k, v, gate, use_cache=True, linear_cache=store, lengths=lengths)
         else:
-            out = operate(q, k, v, beta, lengths=lengths)
+            out = operate(q, k, v, gate, lengths=lengths)
         if self.bidirectional:
-            parts = (_reverse(x, lengths) for x in (q, k, v, operate.compute_gate(beta)))
-            out = out + _reverse(operate(*parts, lengths=lengths), lengths)
+            parts = (_reverse(x, lengths) for x in (q, k, v, gate))
+            out = out + _reverse(operate(*parts, lengths=lengths, is_backwards=True), lengths)
         return out.transpose(1, 2).flatten(2)
 
     def _split(self, x: Tensor) -> Tensor:

@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pellucid.core import ArgumentError
+from pellucid.core import ArgumentError, NamedActivation
 from pellucid.tptt._layouts import find_head_sizes, require_layout
 from pellucid.tptt._linear_attention import LinearAttention
 from pellucid.tptt._masks import narrow_mask
 from pellucid.tptt._memory import CacheMemory
+from pellucid.tptt._signals import Signal
 from pellucid.tptt._states import LCache
 from pellucid.tptt._window import keep_window
 
@@ -122,6 +123,7 @@ class LiZAttention(nn.Module):
             gate_granularity=gate_granularity,
             backend=backend,
         )
+        self.share = Signal()
         self.train(base_attn.training)
         self.forgets_keys = False
         self._call = _Call()
@@ -187,6 +189,16 @@ class LiZAttention(nn.Module):
             return mixed if rest is None else (mixed, *rest)
         finally:
             call.projected, call.options = [], None
+
+    def named_activations(self) -> Mapping[str, NamedActivation]:
+        """Return the weight, which can be seen and changed token by token, by its name."""
+        return {
+            "linear_attn.hook_mag_weight": NamedActivation(
+                module=self.share,
+                shape="batch pos 1",
+                meaning="the share of linear attention in the output",
+            )
+        }
 
     def extra_repr(self) -> str:
         """Name the weight in what `print` shows."""
@@ -260,8 +272,17 @@ class LiZAttention(nn.Module):
         if self.base_scale_attn:
             size = base.float().square().mean(dim=-1, keepdim=True).add(_SCALE_EPS).sqrt()
             linear = linear * size.to(linear.dtype)
-        base, linear = (1 - self.mag_weight) * base, self.mag_weight * linear
+        share = self._share_of(base)
+        base, linear = (1 - share) * base, share * linear
         return base + linear + base * linear if self.cross_gate else base + linear
+
+    def _share_of(self, like: Tensor) -> Tensor | float:
+        """Return the share of linear attention; by token where somebody has changed it."""
+        if not self.share.is_watched:
+            return self.mag_weight
+        given = like.new_full((*like.shape[:2], 1), self.mag_weight)
+        made = self.share(given)
+        return self.mag_weight if made is given else made
 
     def _tap(self) -> None:
         """Read the projections where they are made, also after others have replaced them."""
@@ -292,12 +313,13 @@ class LiZAttention(nn.Module):
         if options is None or not self._call.mixes_inside:
             return None
         heads, size = self.linear_attn.read_heads(*self._read_projections(), **options)
-        share = self.mag_weight
-        scale = share * math.sqrt(heads.shape[-1])
-        base = merged * (1 - share)
-        if base.shape != heads.shape:
-            base = base.view_as(heads)
-        mixed = torch.addcdiv(base, heads, size, value=scale)
+        share, root = self._share_of(heads), math.sqrt(heads.shape[-1])
+        base = merged if merged.shape == heads.shape else merged.view_as(heads)
+        base = base * (1 - share)
+        if isinstance(share, Tensor):
+            mixed = base + share * root * heads / size
+        else:
+            mixed = torch.addcdiv(base, heads, size, value=share * root)
         same = mixed.shape == merged.shape and mixed.dtype == merged.dtype
         return mixed if same else mixed.to(merged.dtype).view_as(merged)
 

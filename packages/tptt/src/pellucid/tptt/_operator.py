@@ -15,6 +15,7 @@ from pellucid.tptt._kernels import check_backend, takes_kernels
 from pellucid.tptt._modes import RecurrentMode, resolve_mode
 from pellucid.tptt._published import published_operator
 from pellucid.tptt._recurrence import linear_attention
+from pellucid.tptt._signals import Signal
 from pellucid.tptt._states import LCache, StateStore, take_last
 
 GATE_RANGE = (1e-6, 1 - 1e-6)
@@ -70,6 +71,7 @@ class LinearAttentionOp(nn.Module):
         self.compat = compat
         check_backend(backend, self.mode, compat)
         self.backend = backend
+        self.state = Signal()
 
     def forward(
         self,
@@ -82,6 +84,7 @@ class LinearAttentionOp(nn.Module):
         use_cache: bool = False,
         linear_cache: StateStore | None = None,
         lengths: Int[Tensor, " batch"] | None = None,
+        is_backwards: bool = False,
     ) -> Float[Tensor, "batch head pos d_head"]:
         """Return what each token reads from the state after its updates.
 
@@ -93,6 +96,8 @@ class LinearAttentionOp(nn.Module):
             use_cache: Whether to go on from the tokens before, and to remember these.
             linear_cache: Where to remember, in place of the module's own.
             lengths: How many tokens of each row count, from its start.
+            is_backwards: Whether these tokens are read from the end to the start beside another
+                call, the state after which is the one to be seen.
 
         Raises:
             ArgumentError: (a ValueError) If what is remembered is of another shape.
@@ -118,6 +123,8 @@ class LinearAttentionOp(nn.Module):
             out, new_state = self._run(
                 *parts, state=state, entry=entry, lengths=lengths, is_fused=is_fused
             )
+        if not is_backwards:
+            new_state = self.state(new_state)
         if use_cache:
             kept: dict[str, Any] = {"recurrent_state": new_state}
             if self.mode.order > 1:
