@@ -16,11 +16,11 @@ def test_version(command):
 def test_help_lists_the_commands(command, options):
     done = command(*options)
     assert done.code == 0
-    for name in ("demo", "linearize", "matrix", "optimize", "--version"):
+    for name in ("demo", "doctor", "linearize", "matrix", "optimize", "--version"):
         assert name in done.out
 
 
-@pytest.mark.parametrize("name", ["demo", "linearize", "matrix", "optimize"])
+@pytest.mark.parametrize("name", ["demo", "doctor", "linearize", "matrix", "optimize"])
 def test_help_teaches_by_example(command, name):
     done = command(name, "--help")
     assert done.code == 0
@@ -42,6 +42,7 @@ def test_help_names_every_option_of_optimize(command):
     [
         ["--version"],
         ["--help"],
+        ["doctor", "--help"],
         ["matrix", "--help"],
         ["linearize", "--help"],
         ["optimize", "--help"],

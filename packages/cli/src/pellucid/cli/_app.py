@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pellucid.cli._doctor_command import DOCTOR_EPILOG, doctor
 from pellucid.cli._inspect_command import INSPECT_EPILOG, inspect
 from pellucid.cli._linearize_command import LINEARIZE_EPILOG, linearize
 from pellucid.cli._matrix_command import MATRIX_EPILOG, matrix
@@ -48,7 +49,8 @@ def run(arguments: Sequence[str]) -> int:
         arguments: What stands behind `pellucid` on the command line.
 
     Returns:
-        The exit code: 0, 1 when a demonstration missed its goal, 2 for bad input, 130 after Ctrl-C.
+        The exit code: 0, 1 when a demonstration missed its goal or the doctor found a problem, 2
+        for bad input, 130 after Ctrl-C.
     """
     command = typer.main.get_command(app)
     try:
@@ -343,6 +345,7 @@ def optimize(
     raise typer.Exit(code)
 
 
+app.command(epilog=DOCTOR_EPILOG)(doctor)
 app.command(epilog=INSPECT_EPILOG)(inspect)
 app.command(epilog=LINEARIZE_EPILOG)(linearize)
 app.command(epilog=MATRIX_EPILOG)(matrix)
