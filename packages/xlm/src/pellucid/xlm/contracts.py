@@ -108,7 +108,10 @@ class Predictor(ABC, Generic[Batch, Preds]):
     """The sampler of a family.
 
     The harness fills `model`, `tokenizer` and `noise_schedule` where they are None, and seeds
-    `generator` before each batch, as it does for a loss.
+    `generator` before each batch, as it does for a loss. Batches of a data module also hold
+    `row_ids`, the number of each row in its dataset, and from the harness `row_seed`, one number
+    for all batches of a loader: a predictor that draws by them (see
+    `pellucid.xlm.sampling.RowStreams`) writes the same whatever the batch size is.
     """
 
     model: Any = None

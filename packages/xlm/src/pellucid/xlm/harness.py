@@ -32,7 +32,10 @@ class Harness(CheckpointedModule):
 
     Before each batch the generators of torch, of the loss and of the predictor are seeded from its
     address (seed, stage, rank, epoch, batch), which is what makes a resumed run draw what the
-    uninterrupted one drew. The caller's state of torch's generator is put back in the end.
+    uninterrupted one drew. Batches of an evaluation whose rows have numbers, `row_ids`, also get a
+    `row_seed`, which follows from seed, split and loader alone: what is drawn by these (see
+    `pellucid.xlm.sampling.RowStreams`) depends on no batch size. The caller's state of
+    torch's generator is put back in the end.
 
     Args:
         cfg: The composed configuration.
@@ -247,6 +250,9 @@ class Harness(CheckpointedModule):
     ) -> dict[str, Any]:
         self._seed_batch(split, dataloader_idx, batch_idx)
         name, kind = self.loader_of(split, dataloader_idx)
+        if isinstance(batch, Mapping) and "row_ids" in batch:
+            # The same for all batches and ranks: what a row draws follows from its number.
+            batch = {**batch, "row_seed": seed_at(self.seed, "rows", split, name)}
         out = self.compute_loss(batch, batch_idx, dataloader_idx, split=split)
         if kind == "loss" and self.metrics.needs_bound(split, name):
             out["nll_bound"] = self.nll_bound(batch)

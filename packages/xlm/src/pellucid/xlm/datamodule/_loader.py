@@ -32,6 +32,7 @@ class BatchLoader:
         num_workers: Processes that make batches ahead; 0 for none.
         cyclic: Go over the rows again and again in one pass, in a new order each time.
         fixed_epoch: Every pass is epoch 0, with the same order and noise: for evaluation.
+        with_row_ids: Add `row_ids`, (batch,), to batches: the number of each row in its source.
         pin_memory: Copy batches to page-locked memory, where there is an accelerator.
         prefetch_factor: Batches that each worker makes ahead; 2 if None.
         persistent_workers: Keep the processes from one pass to the next.
@@ -46,6 +47,7 @@ class BatchLoader:
         num_workers: int = 0,
         cyclic: bool = False,
         fixed_epoch: bool = False,
+        with_row_ids: bool = False,
         pin_memory: bool = False,
         prefetch_factor: int | None = None,
         persistent_workers: bool = False,
@@ -60,7 +62,7 @@ class BatchLoader:
         self.num_workers = min(num_workers, os.cpu_count() or 1)
         self._cyclic = cyclic and plan.n_rows is not None
         self._fixed_epoch = fixed_epoch
-        self._batches = _Batches(source, plan, collator)
+        self._batches = _Batches(source, plan, collator, with_row_ids=with_row_ids)
         self._addresses = _Addresses()
         self._loader = self._open(pin_memory, prefetch_factor, persistent_workers)
         self._epoch = 0
@@ -170,9 +172,12 @@ class _Batches(Dataset[Any]):
         source: RowSource,
         plan: BatchPlan,
         collator: Callable[[list[dict[str, Any]]], Any],
+        *,
+        with_row_ids: bool,
     ) -> None:
         self._source = source
         self._plan = plan
+        self._with_row_ids = with_row_ids
         self._collator = copy.copy(collator)
         self._draws = hasattr(collator, "generator")
         if self._draws:
@@ -186,14 +191,19 @@ class _Batches(Dataset[Any]):
         plan = self._plan
         if plan.n_rows is None and plan.world_size > 1 and not self._has_step(number):
             return address, None
-        examples = self._source.rows(plan.batch(epoch, number, self._order_of(epoch)))
+        numbers = plan.batch(epoch, number, self._order_of(epoch))
+        examples = self._source.rows(numbers)
         if not examples or (plan.drop_last and len(examples) < plan.batch_size):
             return address, None
         if self._draws:
             seed = seed_at(plan.seed, "collator", epoch, number, plan.rank)
             generator = torch.Generator().manual_seed(seed)
             self._collator.generator = generator  # pyright: ignore[reportFunctionMemberAccess]
-        return address, self._collator(examples)
+        batch = self._collator(examples)
+        if self._with_row_ids and isinstance(batch, Mapping):
+            # There are fewer examples than numbers where the rows have come to an end.
+            batch = {**batch, "row_ids": torch.from_numpy(numbers[: len(examples)].copy())}
+        return address, batch
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_order": None}

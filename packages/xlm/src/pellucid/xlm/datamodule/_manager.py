@@ -211,7 +211,7 @@ class DatasetManager:
 
         Args:
             type: "train" is shuffled, and all ranks get as many rows; in the others each row
-                stands once.
+                stands once, and batches hold its number as `row_ids`, (batch,).
             is_ddp: Whether several processes share the rows.
             rank: Of this process.
             world_size: How many processes there are.
@@ -246,6 +246,7 @@ class DatasetManager:
             self.collator,
             cyclic=is_train and self._make_infinite,
             fixed_epoch=not is_train,
+            with_row_ids=not is_train,
             **given,
         )
         self._loaders = [*self._loaders[-1:], loader]
