@@ -85,10 +85,12 @@ def all_runs() -> list[Run]:
     truth = markov_truth()
     random_order = {"random order": ("predictor.confidence=null",)}
     plain = ("model.mix_neighbours=false",)
+    several = {"several a step": ("predictor.max_insertions=4",)}
     one_by_one = {"one a step": ("predictor.threshold=null",)}
     return [
         Run("star_mini_mlm", EXACT, "at least 95 %", lambda x: x >= 0.95, one_by_one),
         Run("star_mini_mlm-plain", EXACT, overrides=plain),
+        Run("star_mini_ilm", EXACT, "at least 95 %", lambda x: x >= 0.95, several),
         Run("star_mini_arlm", EXACT),
         Run(
             "star_mini_arlm-plain",
@@ -101,6 +103,7 @@ def all_runs() -> list[Run]:
         Run("markov_arlm", PERPLEXITY, "within 1 % of the truth", lambda x: x < 1.01 * truth),
         Run("markov_mlm", PERPLEXITY, "above the truth", lambda x: x > truth),
         Run("star_easy_mlm", EXACT, "at least 95 %", lambda x: x >= 0.95, one_by_one),
+        Run("star_easy_ilm", EXACT, "at least 95 %", lambda x: x >= 0.95, several),
         Run("star_easy_arlm", EXACT),
         Run(
             "star_easy_arlm-plain",
@@ -109,6 +112,9 @@ def all_runs() -> list[Run]:
             lambda x: 0.25 < x < 0.42,
             overrides=plain,
         ),
+        Run("star_medium_ilm", EXACT, "above mlm and arlm", variants=several),
+        Run("star_medium_mlm", EXACT),
+        Run("star_medium_arlm", EXACT),
     ]
 
 

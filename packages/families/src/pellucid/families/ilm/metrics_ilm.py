@@ -1,0 +1,40 @@
+"""What metrics read from a batch and from what the loss or the predictor made of it.
+
+Each function is called as `f(batch, output, tokenizer)` and returns the arguments of the metric's
+`update`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pellucid.xlm.metrics import mean_metric_update_fn, steps_taken_update_fn
+from pellucid.xlm.metrics import nll_bound_update_fn as perplexity_update_fn
+from pellucid.xlm.metrics import seq2seq_exact_match_update_fn as exact_match_update_fn
+from pellucid.xlm.metrics import seq2seq_token_accuracy_update_fn as token_accuracy_update_fn
+
+
+def length_loss_update_fn(
+    batch: Mapping[str, Any], output: Mapping[str, Any], tokenizer: Any = None
+) -> dict[str, Any]:
+    """Average the nats of whether, or how many, tokens are missing, over rows."""
+    del batch, tokenizer
+    return {"value": output["per_example_length_loss"]}
+
+
+def token_ce_update_fn(
+    batch: Mapping[str, Any], output: Mapping[str, Any], tokenizer: Any = None
+) -> dict[str, Any]:
+    """Average the nats of dropped tokens, over the rows from which any were dropped."""
+    del batch, tokenizer
+    return {"value": output["per_example_ce"], "weight": (output["n_drops"] > 0).float()}
+
+
+__all__ = [
+    "exact_match_update_fn",
+    "length_loss_update_fn",
+    "mean_metric_update_fn",
+    "perplexity_update_fn",
+    "steps_taken_update_fn",
+    "token_accuracy_update_fn",
+    "token_ce_update_fn",
+]
