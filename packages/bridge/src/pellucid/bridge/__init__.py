@@ -30,6 +30,7 @@ from pellucid.bridge._head_detector import detect_head
 from pellucid.bridge._hook_loss import HookLoss
 from pellucid.bridge._infer import infer_architecture
 from pellucid.bridge._lens import LogitLens, logit_lens, read_lens
+from pellucid.bridge._lens_calls import trace_lens
 from pellucid.bridge._linear_probe import LinearProbe, fit_probe
 from pellucid.bridge._logit_attribution import LogitAttribution, direct_logit_attribution
 from pellucid.bridge._loss import lm_accuracy, lm_cross_entropy_loss
@@ -121,4 +122,5 @@ __all__ = [
     "register_architecture",
     "sample_logits",
     "store_activations",
+    "trace_lens",
 ]

@@ -18,6 +18,8 @@ from pellucid.bridge._taps import Passing
 from pellucid.bridge._views import Positions, Whole
 
 _BEFORE_BLOCKS = ("embed", "token_type_embed", "pos_embed", "embed_ln", "rotary_emb")
+# Named for what reads streams with it; it may take more than one tensor.
+_NO_POINT = "readout"
 _MEANINGS = {
     "embed": "token embeddings",
     "pos_embed": "position embeddings",
@@ -100,7 +102,7 @@ def _without(specs: Iterable[HookSpec], omits: tuple[str, ...]) -> Iterator[Hook
 def _describe_parts(model: nn.Module, parts: Mapping[str, str], width: int) -> Iterator[HookSpec]:
     for name, path in parts.items():
         module = find_part(model, path)
-        if module is None:
+        if module is None or name == _NO_POINT:
             continue
         if name.endswith("rotary_emb"):
             yield _describe_rotary(name, module, "hook_cos", 0)

@@ -72,7 +72,9 @@ def describe_attention(view: BlockView, record: Attention | None, name: str) -> 
         yield from _describe_head_inputs(part, view.find(norm))
     if is_before:
         yield from view.norm("ln1" if part.is_self else "ln_cross", norm)
-    yield view.spec(f"{name}.hook_in", STREAM, "what attention takes", Passing(module, "before"))
+    if record.path:
+        tap = Passing(module, "before")
+        yield view.spec(f"{name}.hook_in", STREAM, "what attention takes", tap)
     yield from _describe_projections(part)
     yield from _describe_inside(part)
     yield from _describe_output(part)
@@ -190,7 +192,7 @@ def _describe_output(part: _AttentionView) -> Iterator[HookSpec]:
     is_last = not part.is_self or view.record.ln1_post is None or view.record.is_post_norm
     alias = (result,) if is_last and view.factor is None else ()
     # The module's own output is not the result where the projection is not its last part.
-    is_outside = record.o is not None and record.o.startswith(".")
+    is_outside = not record.path or (record.o is not None and record.o.startswith("."))
     is_on_projection = projection is not None and (record.adds_residual or is_outside)
     if projection is not None:
         yield view.spec(
@@ -206,10 +208,11 @@ def _describe_output(part: _AttentionView) -> Iterator[HookSpec]:
             f"{name}.o.hook_out", STREAM, "what the heads write together",
             Passing(projection, "after"), aliases=alias if is_on_projection else (),
         )  # fmt: skip
-    yield view.spec(
-        f"{name}.hook_out", STREAM, "what attention gives", Passing(part.module, "after"),
-        aliases=() if is_on_projection else alias,
-    )  # fmt: skip
+    if record.path:
+        yield view.spec(
+            f"{name}.hook_out", STREAM, "what attention gives", Passing(part.module, "after"),
+            aliases=() if is_on_projection else alias,
+        )  # fmt: skip
     if view.factor is not None and is_last:
         yield view.spec(
             result, STREAM, "what attention adds to the stream", Scaled(part.module, view.factor)

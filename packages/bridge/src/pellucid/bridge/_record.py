@@ -34,7 +34,7 @@ class Attention:
     """An attention module.
 
     Attributes:
-        path: Relative to the block.
+        path: Relative to the block; empty if its projections are the block's own.
         q: Query projection; k, v likewise. None where they are fused.
         qkv: The fused projection.
         fusion: How it is fused.
@@ -197,7 +197,8 @@ class Architecture:
         classes: Names of the classes of transformers that it describes.
         stacks: Its blocks.
         parts: Everything outside of the blocks, by its name: embed, pos_embed, embed_ln,
-            rotary_emb, ln_final, unembed, ...
+            rotary_emb, ln_final, unembed, ... A "readout" makes logits of the last stream, with
+            whatever else it is given, where that is more than a norm and a projection.
         omits: Activations that parts suggest and the model does not have, as patterns of names
             and aliases: `blocks.*.hook_mlp_out`.
         writes_in_place: Whether a forward pass writes into activations that it has made, so that

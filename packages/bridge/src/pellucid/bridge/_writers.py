@@ -106,8 +106,7 @@ def list_writers(bridge: Any) -> list[list[Writer]]:
 
 def _list_writers(table: HookTable, prefix: str, layer: int, record: Any) -> list[Writer]:
     made: list[Writer] = []
-    has_attention = f"{prefix}.attn.hook_out" in table
-    if has_attention:
+    if f"{prefix}.attn.hook_out" in table or f"{prefix}.attn.o.hook_out" in table:
         made.append(_read_writer(table, prefix, layer, "attn"))
     for mixer in record.mixers:
         name = f"{prefix}.{mixer.name}.hook_out"

@@ -1,5 +1,8 @@
 """The backbone of families with noise levels: token ids and a time in, logits out."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
@@ -7,6 +10,7 @@ from torch.nn.attention.flex_attention import BlockMask
 from pellucid.xlm.contracts import Model
 from pellucid.xlm.modules._conditioning import TimestepEmbedder
 from pellucid.xlm.modules._ddit import DDiTFinalLayer, DDiTLayerList
+from pellucid.xlm.modules._description import describe_network
 from pellucid.xlm.modules._embedding import TokenEmbedding
 from pellucid.xlm.modules._masks import attention_mask_of
 from pellucid.xlm.modules._rotary import RotaryEmbedding
@@ -148,3 +152,7 @@ class DDiT(Model):
         """Return the logits of what `encode` made, of every position or of those asked for."""
         weight = self.embedding.tokens.weight
         return self.final_layer(hidden, conditioning, weight, where=where)
+
+    def describe_architecture(self) -> Mapping[str, Any]:
+        """Say where the parts are, see `pellucid.core.DescribedModel`: a bridge can hook them."""
+        return describe_network(self, is_masked=True, unembed=False, gated=True)

@@ -1,6 +1,7 @@
 """The backbone of families without noise levels: token ids in, logits out."""
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Integer
@@ -10,6 +11,7 @@ from torch.nn.attention.flex_attention import BlockMask
 from pellucid.core import ArgumentError
 from pellucid.xlm.contracts import Model
 from pellucid.xlm.modules._cache import KeyValueCache
+from pellucid.xlm.modules._description import describe_network
 from pellucid.xlm.modules._embedding import TokenEmbedding
 from pellucid.xlm.modules._final import RotaryTransformerFinalLayer
 from pellucid.xlm.modules._layer import RotaryTransformerLayerList
@@ -151,6 +153,10 @@ class RotaryTransformer(Model):
     def read_out(self, hidden: Float[Tensor, "*shape d_model"]) -> Float[Tensor, "*shape d_vocab"]:
         """Return the logits of what `encode` computed, at any positions."""
         return self.final_layer(hidden, self.embedding.tokens.weight)
+
+    def describe_architecture(self) -> Mapping[str, Any]:
+        """Say where the parts are, see `pellucid.core.DescribedModel`: a bridge can hook them."""
+        return describe_network(self, is_masked=not self.is_causal, unembed=True, gated=False)
 
     def new_cache(self, n_rows: int, max_length: int) -> KeyValueCache:
         """Return an empty cache for texts of up to `max_length` tokens.
