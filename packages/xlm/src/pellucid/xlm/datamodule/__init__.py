@@ -37,6 +37,7 @@ from pellucid.xlm.datamodule._examples import (
     InfillingCollatorInput,
     Seq2SeqCollatorInput,
 )
+from pellucid.xlm.datamodule._joined import Joined, SuffixLayout
 from pellucid.xlm.datamodule._layout import PromptLayout, TextLayout, read_rows, with_ends
 from pellucid.xlm.datamodule._loader import BatchLoader
 from pellucid.xlm.datamodule._manager import DatasetManager
@@ -54,6 +55,7 @@ from pellucid.xlm.datamodule._padding import (
     pad_truncate_list,
 )
 from pellucid.xlm.datamodule._plan import BatchPlan
+from pellucid.xlm.datamodule._printing import print_batch
 from pellucid.xlm.datamodule._rows import BlockRows, ForwardRows, RowSource
 from pellucid.xlm.datamodule._table import Column, Table
 
@@ -75,11 +77,13 @@ __all__ = [
     "EvalDatasetManager",
     "ForwardRows",
     "InfillingCollatorInput",
+    "Joined",
     "LocalDatasetManager",
     "PromptLayout",
     "RowSource",
     "Seq2SeqCollatorInput",
     "SimpleSpaceTokenizer",
+    "SuffixLayout",
     "Table",
     "TextDataModule",
     "TextLayout",
@@ -97,6 +101,7 @@ __all__ = [
     "pack_sequences",
     "pad_rows",
     "pad_truncate_list",
+    "print_batch",
     "read_rows",
     "replicate",
     "resolve_callable",

@@ -38,6 +38,7 @@ from pellucid.xlm.sources._url import (
     address_of,
     is_local,
     local_sources,
+    local_tokenizer,
     open_local,
     register_local_source,
 )
@@ -69,6 +70,7 @@ __all__ = [
     "hash_rows",
     "is_local",
     "local_sources",
+    "local_tokenizer",
     "open_local",
     "register_local_source",
     "render_tokens",

@@ -6,6 +6,7 @@ import typing
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from pellucid.core import ArgumentError, UnknownNameError
+from pellucid.xlm._space_tokenizer import SimpleSpaceTokenizer
 from pellucid.xlm.sources._addition import AdditionSource
 from pellucid.xlm.sources._cfg import GrammarSource
 from pellucid.xlm.sources._corpus import CorpusSource
@@ -79,6 +80,15 @@ def open_local(address: str) -> LocalSource:
             raise ArgumentError(f"{address!r} gives {key!r} twice; give it once")
         values[key] = _parse(key, text, known[key])
     return source(**values)  # pyright: ignore[reportArgumentType]
+
+
+def local_tokenizer(address: str) -> SimpleSpaceTokenizer:
+    """Return the tokenizer of the generated dataset at an address: all words that it has.
+
+    Args:
+        address: See `open_local`.
+    """
+    return open_local(address).tokenizer()
 
 
 def address_of(source: LocalSource) -> str:
