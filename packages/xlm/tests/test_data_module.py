@@ -3,13 +3,15 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from pellucid.core import ArgumentError, UnknownNameError
-from pellucid.xlm.contracts import DataSource
+from pellucid.xlm.contracts import IGNORED, DataSource
 from pellucid.xlm.datamodule import (
     DatasetManager,
     DefaultCollatorWithPadding,
+    DefaultEmptyDataset,
     SimpleSpaceTokenizer,
     TextDataModule,
     UnconditionalGenerationDatasetManager,
+    print_batch,
 )
 
 TOKENIZER = SimpleSpaceTokenizer.for_numbers(20)
@@ -160,3 +162,20 @@ def test_a_trainer_goes_on_in_the_middle_of_an_epoch(tmp_path) -> None:
     )
     assert first.seen == whole.seen
     assert second.seen == whole.seen[7:]
+
+
+def test_a_batch_is_printed_without_what_is_ignored(capsys) -> None:
+    targets = torch.tensor([[IGNORED, 9, 10], [7, 7, 7]])
+    batch = {"input_ids": torch.tensor([[8, 9, 2], [7, 7, 7]]), "target_ids": targets}
+    print_batch(batch, "train", TOKENIZER, "lm")
+    shown = capsys.readouterr().out.splitlines()
+    assert shown == ["train/lm: 2 rows", "  input_ids: 1 2 [MASK]", "  target_ids: 2 3"]
+    print_batch({"input_ids": targets[1:], "target_ids": None}, "val", TOKENIZER)
+    assert capsys.readouterr().out.splitlines() == ["val/: 1 rows", "  input_ids: 0 0 0"]
+
+
+def test_empty_prompts_are_found_by_number() -> None:
+    prompts = DefaultEmptyDataset(num_examples=2)
+    assert list(prompts) == [prompts[0], prompts[1]] == [{"prompt_ids": [], "input_ids": []}] * 2
+    with pytest.raises(IndexError):
+        prompts[2]

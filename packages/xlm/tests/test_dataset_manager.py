@@ -190,7 +190,7 @@ def test_prompts_may_be_empty() -> None:
         keep, num_examples=5, dataloader_kwargs={"batch_size": 2}
     )
     assert held.kind == "predict"
-    assert rows_of(held, "predict") == [{"input_ids": []}] * 5
+    assert rows_of(held, "predict") == [{"prompt_ids": [], "input_ids": []}] * 5
     with pytest.raises(ArgumentError, match="num_examples is 0"):
         UnconditionalGenerationDatasetManager(keep, num_examples=0).setup("predict")
 

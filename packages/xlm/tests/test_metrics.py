@@ -27,6 +27,7 @@ from pellucid.xlm.metrics import (
     seq2seq_exact_match_update_fn,
     seq2seq_token_accuracy_update_fn,
     steps_taken_update_fn,
+    token_mean_update_fn,
 )
 
 TOKENIZER = SimpleSpaceTokenizer.for_numbers(4)
@@ -138,6 +139,17 @@ def test_a_batch_weighs_as_many_as_its_rows() -> None:
     wrapper.reset()
     wrapper.update({"input_ids": ids([7])}, {"loss": torch.tensor(5.0)})
     assert float(wrapper.compute()) == 5.0
+
+
+def test_a_batch_weighs_as_many_as_its_tokens() -> None:
+    wrapper = MetricWrapper("loss", MeanMetricWithComputedValue(), token_mean_update_fn)
+    loss = torch.tensor(1.0, requires_grad=True)
+    wrapper.update({}, {"loss": loss, "tokens": torch.tensor([4, 2])})
+    wrapper.update({}, {"loss": torch.tensor(5.0), "tokens": torch.tensor([2])})
+    wrapper.update({}, {"loss": torch.tensor(0.0), "tokens": torch.tensor([0, 0])})
+    assert float(wrapper.compute()) == pytest.approx(2.0)
+    with pytest.raises(UnknownNameError, match="tokens"):
+        wrapper.update({}, {"loss": loss})
 
 
 def test_settings_reach_the_update_function(unchecked) -> None:

@@ -28,6 +28,9 @@ Preds = TypeVar("Preds")
 LoaderKind = Literal["loss", "predict"]
 """Whether the batches of a loader go to the loss or to the predictor."""
 
+IGNORED = -100
+"""The target of a position about which nothing is asked, in `target_ids`."""
+
 _UNSCALED = ("bias", "norm")
 
 
@@ -302,6 +305,7 @@ def _decays(name: str, weight: nn.Parameter) -> bool:
 
 
 __all__ = [
+    "IGNORED",
     "Batch",
     "Collator",
     "DataSource",

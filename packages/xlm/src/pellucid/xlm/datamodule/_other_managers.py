@@ -59,7 +59,7 @@ class EvalDatasetManager(DatasetManager):
 
 
 class DefaultEmptyDataset:
-    """Empty prompts.
+    """Empty prompts with nothing after them; a collator may begin them with BOS.
 
     Args:
         tokenizer: Not used; part of what every such dataset takes.
@@ -75,8 +75,13 @@ class DefaultEmptyDataset:
     def __len__(self) -> int:
         return self._num_examples
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return ({"input_ids": []} for _ in range(self._num_examples))
+    def __getitem__(self, index: int) -> dict[str, list[int]]:
+        if not 0 <= index < self._num_examples:
+            raise IndexError(index)
+        return {"prompt_ids": [], "input_ids": []}
+
+    def __iter__(self) -> Iterator[dict[str, list[int]]]:
+        return (self[index] for index in range(self._num_examples))
 
 
 class UnconditionalGenerationDatasetManager(DatasetManager):

@@ -27,6 +27,7 @@ from pellucid.xlm.metrics._updates import (
     seq2seq_token_accuracy_update_fn,
     steps_taken_update_fn,
     to_one_width,
+    token_mean_update_fn,
 )
 from pellucid.xlm.metrics._wrapper import MetricWrapper
 
@@ -50,4 +51,5 @@ __all__ = [
     "seq2seq_token_accuracy_update_fn",
     "steps_taken_update_fn",
     "to_one_width",
+    "token_mean_update_fn",
 ]

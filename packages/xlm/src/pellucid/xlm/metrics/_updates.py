@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pellucid.core import RequirementError, UnknownNameError
-
-_IGNORED = -100
+from pellucid.xlm.contracts import IGNORED
 
 Mapped = Mapping[str, Any]
 
@@ -32,6 +31,13 @@ def mean_metric_update_fn(
     del tokenizer
     value = torch.as_tensor(_field(output, key, "output"))
     return {"value": value, "weight": _n_rows(batch) if value.ndim == 0 else 1}
+
+
+def token_mean_update_fn(batch: Mapped, output: Mapped, tokenizer: Any = None) -> dict[str, Any]:
+    """Average the loss over tokens: a batch counts by the `tokens` that its loss is a mean of."""
+    del batch, tokenizer
+    loss = _field(output, "loss", "output").detach()
+    return {"value": loss, "weight": _field(output, "tokens", "output").sum()}
 
 
 def exact_match_update_fn(batch: Mapped, output: Mapped, tokenizer: Any) -> dict[str, Any]:
@@ -117,7 +123,7 @@ def _targets(batch: Mapped, tokenizer: Any) -> Tensor:
     target = _field(batch, "target_ids", "batch")
     if target is None:
         raise RequirementError("the batch has no targets to compare with; leave this metric out")
-    return target.masked_fill(target == _IGNORED, tokenizer.pad_token_id)
+    return target.masked_fill(target == IGNORED, tokenizer.pad_token_id)
 
 
 def _ids(output: Mapped, like: Tensor) -> Tensor:
