@@ -1,0 +1,328 @@
+"""The sampler of the family: masks are inserted and lifted until the text is whole."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from torch.nn import functional
+
+from pellucid.core import ArgumentError, UnknownNameError
+from pellucid.families.flexmdm._gaps import expected_gaps
+from pellucid.families.flexmdm._growing import Growing
+from pellucid.families.flexmdm._leaps import LEAPS, Leap
+from pellucid.families.flexmdm._noising import check_tokenizer
+from pellucid.families.flexmdm.noise_flexmdm import as_flexmdm_schedule
+from pellucid.families.flexmdm.types_flexmdm import (
+    FlexMDMNetwork,
+    FlexMDMPredictionBatch,
+    FlexMDMPredictionDict,
+    Moment,
+)
+from pellucid.xlm.modules import TokenConstraints, evaluating
+from pellucid.xlm.sampling import (
+    DOUBTS,
+    Filled,
+    PromptedPredictor,
+    RowStreams,
+    Stream,
+    TokenPolicy,
+    rank,
+)
+
+CONFIDENCES = ("position", *DOUBTS)
+"""What can decide which masks are lifted first; "position" is from left to right."""
+
+
+class FlexMDMPredictor(PromptedPredictor[FlexMDMPredictionBatch, FlexMDMPredictionDict]):
+    """Grow texts step by step: read them, lift some masks, insert others.
+
+    The process runs through the times of the schedule in `max_steps - 1` leaps. In a leap a missing
+    token comes in, and a mask is lifted, with the chance that the schedule gives, its hazard
+    integrated over the leap; the last one brings in all that is still expected, and one more
+    reading fills the masks that are left. What was given never changes, EOS stays at the end, and
+    of special tokens none is written. A row that is full takes what fits.
+
+    Args:
+        max_steps: The most network evaluations of a row, at least 2.
+        max_new_tokens: How much a text may grow; up to the `max_length` of the model if None.
+        tokenizer: Filled in by the harness if None.
+        model: The network; filled in by the harness if None.
+        noise_schedule: A `FlexMDMNoiseSchedule`; filled in by the harness if None, and linear if
+            that has none.
+        top_k: Draw from the k best tokens.
+        top_p: Draw from the fewest tokens that together have probability p; not with `top_k`.
+        temperature: Divides logits before tokens are drawn; 0 takes the best ones.
+        confidence: Lift first the masks whose best token has the highest probability ("top_prob")
+            or the largest margin ("prob_diff"), or where the entropy is lowest ("entropy"), or the
+            leftmost ("position"); at random if None, as the process has it.
+        confidence_temperature: Divides logits before confidences are read from them.
+        leap: How numbers of insertions and of masks to lift are drawn: "independent" (tau-leaping),
+            "systematic" or "rounded"; see `LEAPS`.
+        stop_below: A text without masks is done once fewer tokens than that are expected to be
+            missing; None to go through all steps.
+        len_predict_type: "expectation" or "distribution", to be sure of what the network predicts;
+            whatever that is if None.
+        eps: The times next to 1 that the network was not trained on, as for the loss.
+        return_history: Return how each text came about.
+        skip_special_tokens: Leave special tokens out of texts.
+        add_bos: Where `generate` puts BOS: before a prompt ("input"), after it ("output"), nowhere.
+
+    Raises:
+        ArgumentError: Settings contradict each other or are out of their range.
+        UnknownNameError: A confidence or a leap is unknown.
+    """
+
+    def __init__(
+        self,
+        max_steps: int,
+        max_new_tokens: int | None = None,
+        tokenizer: Any = None,
+        *,
+        model: FlexMDMNetwork | None = None,
+        noise_schedule: Any = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        temperature: float = 1.0,
+        confidence: str | None = None,
+        confidence_temperature: float = 1.0,
+        leap: str = "independent",
+        stop_below: float | None = None,
+        len_predict_type: str | None = None,
+        eps: float = 1e-3,
+        return_history: bool = False,
+        skip_special_tokens: bool = True,
+        add_bos: str | None = "output",
+    ) -> None:
+        if max_steps < 2:
+            message = f"max_steps is {max_steps!r}; one step inserts and another one fills: give 2"
+            raise ArgumentError(message)
+        if max_new_tokens is not None and max_new_tokens < 1:
+            raise ArgumentError(f"max_new_tokens is {max_new_tokens!r}; give a positive number")
+        if confidence is not None and confidence not in CONFIDENCES:
+            raise UnknownNameError("confidence", confidence, CONFIDENCES)
+        if leap not in LEAPS:
+            raise UnknownNameError("leap", leap, LEAPS)
+        if leap == "rounded" and confidence is None:
+            message = (
+                "leap='rounded' draws nothing, so something must order the masks; choose a "
+                f"confidence among {CONFIDENCES!r}"
+            )
+            raise ArgumentError(message)
+        if confidence_temperature <= 0:
+            message = f"confidence_temperature is {confidence_temperature!r}; give a number above 0"
+            raise ArgumentError(message)
+        self.max_steps, self.max_new_tokens = max_steps, max_new_tokens
+        self.tokenizer, self.model, self.noise_schedule = tokenizer, model, noise_schedule
+        self.tokens = TokenPolicy(temperature=temperature, top_k=top_k, top_p=top_p)
+        self.confidence, self.confidence_temperature = confidence, confidence_temperature
+        self.leap, self.stop_below = leap, stop_below
+        self.len_predict_type, self.eps = len_predict_type, eps
+        self.return_history = return_history
+        self.skip_special_tokens, self.add_bos = skip_special_tokens, add_bos
+
+    def predict(
+        self,
+        batch: FlexMDMPredictionBatch,
+        batch_idx: int | None = None,
+        dataloader_idx: int | None = None,
+        dataloader_name: str | None = None,
+    ) -> FlexMDMPredictionDict:
+        """Grow every text of a batch.
+
+        Raises:
+            RequirementError: The tokenizer has one token for padding and EOS.
+            ArgumentError: The network predicts gaps in another way than was configured.
+        """
+        del batch_idx, dataloader_idx, dataloader_name
+        self._check()
+        room = self.max_new_tokens
+        if room is None:
+            room = max(self.model.max_length - batch["input_ids"].shape[1], 0)
+        texts = Growing.of(batch, tokenizer=self.tokenizer, max_new_tokens=room)
+        run = _Run(texts, RowStreams.of(batch, self.generator))
+        with evaluating(self.model):
+            for step in range(self.max_steps - 1):
+                if not len(run.rows):
+                    break
+                self._leap(run, step)
+            if len(run.rows):
+                self._finish(run)
+        start = int((batch["fixed"] | ~batch["attention_mask"]).cumprod(dim=1).sum(dim=1).min())
+        return self._describe(run, start)
+
+    def prompt_batch(self, prompts: list[str]) -> FlexMDMPredictionBatch:
+        """Return a prediction batch of prompts, each with EOS after it."""
+        given: Mapping[str, Any] = super().prompt_batch(prompts)
+        ids, shown = given["input_ids"], given["attention_mask"]
+        return {
+            "input_ids": functional.pad(ids, (0, 1), value=self.tokenizer.eos_token_id),
+            "attention_mask": functional.pad(shown, (0, 1), value=True),
+            "fixed": functional.pad(torch.ones_like(shown), (0, 1), value=False),
+        }
+
+    def _leap(self, run: "_Run", step: int) -> None:
+        """Read the texts at a time, and go on to the next one."""
+        start, end = step / (self.max_steps - 1), (step + 1) / (self.max_steps - 1)
+        leap = self._leap_of(run.streams, step, start, end)
+        is_mask, chosen = run.texts.is_mask, None
+        if self.confidence in (None, "position"):
+            # No more logits are asked for than are looked at.
+            chosen = self._choose(run, leap, None)
+        where = is_mask if chosen is None else chosen
+        logits, lengths = self._read(run, start, where)
+        if chosen is None:
+            chosen = self._choose(run, leap, logits)
+        tokens = self._draw(run, logits, where, step)
+        is_distribution = self.model.len_predict_type == "distribution"
+        counts = leap.count_insertions(run.texts, lengths, is_distribution=is_distribution)
+        grown = run.texts.write(tokens, chosen, self._constraints)
+        said = expected_gaps(lengths, is_distribution=is_distribution)
+        missing = said.where(run.texts.is_slot, 0.0).sum(dim=1)
+        run.texts = grown.insert(counts)
+        self._remember(run, end)
+        is_open = run.texts.is_slot.any(dim=1) & (run.texts.room > 0)
+        if self.stop_below is not None:
+            is_open &= missing >= self.stop_below
+        if step == self.max_steps - 2:
+            is_open &= False
+        run.retire(~run.texts.is_mask.any(dim=1) & ~is_open)
+
+    def _finish(self, run: "_Run") -> None:
+        """Read the texts once more, and fill the masks that are left."""
+        is_mask = run.texts.is_mask
+        logits, _ = self._read(run, 1.0, is_mask)
+        tokens = self._draw(run, logits, is_mask, self.max_steps - 1)
+        run.texts = run.texts.write(tokens, is_mask, self._constraints)
+        self._remember(run, 1.0)
+        run.retire(torch.ones_like(run.rows, dtype=torch.bool))
+
+    def _leap_of(self, streams: RowStreams, step: int, start: float, end: float) -> Leap:
+        schedule = as_flexmdm_schedule(self.noise_schedule)
+        times = torch.tensor([start, end], dtype=torch.float64)
+        insert, unmask = (
+            float(one.hazard_within(times[0], times[1]))
+            for one in (schedule.insertion_noise_schedule, schedule.unmasking_noise_schedule)
+        )
+        return Leap(self.leap, streams, step, insert_share=insert, unmask_share=unmask)
+
+    def _read(
+        self, run: "_Run", t: float, where: Bool[Tensor, "batch pos"]
+    ) -> tuple[Float[Tensor, "picked_pos d_vocab"], Float[Tensor, "..."]]:
+        """Return logits of some positions, and what is said of all gaps."""
+        texts, width = run.texts, run.texts.width
+        times = torch.full((len(texts.ids),), min(t, 1 - self.eps), device=texts.ids.device)
+        read = (texts.ids[:, :width], times, texts.shown[:, :width])
+        logits, lengths = self.model(*read, where=where[:, :width])
+        run.count_reading()
+        unread = texts.ids.shape[1] - width
+        padding = (0, unread) if lengths.ndim == 2 else (0, 0, 0, unread)
+        return self._constraints.restrict(logits.float()), functional.pad(lengths, padding)
+
+    def _choose(
+        self, run: "_Run", leap: Leap, logits: Float[Tensor, "picked_pos d_vocab"] | None
+    ) -> Bool[Tensor, "batch pos"]:
+        """Return the masks that are lifted in this leap."""
+        texts, is_mask = run.texts, run.texts.is_mask
+        if self.confidence is None:
+            doubts = run.streams.uniforms(texts.index, step=leap.step, stream=Stream.ORDER)
+        elif self.confidence == "position" or logits is None:
+            doubts = texts.index.double()
+        else:
+            probs = (logits / self.confidence_temperature).softmax(dim=-1)
+            found = DOUBTS[self.confidence](probs).double()
+            doubts = torch.zeros(is_mask.shape, dtype=found.dtype, device=found.device)
+            doubts = doubts.masked_scatter(is_mask, found)
+        return is_mask & (rank(doubts, is_mask) < leap.count_unmaskings(texts)[:, None])
+
+    def _draw(
+        self,
+        run: "_Run",
+        logits: Float[Tensor, "picked_pos d_vocab"],
+        where: Bool[Tensor, "batch pos"],
+        step: int,
+    ) -> Int64[Tensor, "batch pos"]:
+        uniforms = None
+        if self.tokens.temperature:
+            index = run.texts.index
+            uniforms = run.streams.uniforms(index, step=step, stream=Stream.TOKEN)[where]
+        # What stands at other positions is never looked at.
+        drawn = self.tokens.draw(logits, uniforms)
+        return torch.zeros_like(run.texts.ids).masked_scatter(where, drawn)
+
+    @property
+    def _constraints(self) -> TokenConstraints:
+        return TokenConstraints.from_tokenizer(self.tokenizer)
+
+    def _remember(self, run: "_Run", t: float) -> None:
+        if not self.return_history:
+            return
+        ids, shown = run.texts.ids, run.texts.shown
+        for place, row in enumerate(run.rows.tolist()):
+            text = self.tokenizer.decode(ids[place][shown[place]].tolist())
+            run.history[row].append((text, t, run.steps[row]))
+
+    def _describe(self, run: "_Run", start: int) -> FlexMDMPredictionDict:
+        filled = Filled(run.ids, run.steps, run.seconds)
+        preds = cast("FlexMDMPredictionDict", self.describe(filled, start=start))
+        return {**preds, "history": run.history} if self.return_history else preds
+
+    def _check(self) -> None:
+        check_tokenizer(self.tokenizer)
+        said = getattr(self.model, "len_predict_type", None)
+        if self.len_predict_type is not None and self.len_predict_type != said:
+            message = (
+                f"len_predict_type={self.len_predict_type!r}, and the model predicts {said!r}; "
+                "set model.len_predict_type to the same"
+            )
+            raise ArgumentError(message)
+
+
+@dataclass
+class _Run:
+    """Texts of a batch that are being grown.
+
+    Attributes:
+        texts: Those that are not done.
+        streams: Their random numbers.
+        rows: Their places in the batch, ascending.
+        ids: All texts of the batch, those that are done in their last state.
+        steps: Network evaluations of each text.
+        seconds: Time until each text was done.
+        history: How each text came about.
+    """
+
+    texts: Growing
+    streams: RowStreams
+    rows: Int64[Tensor, " kept"] = field(init=False)
+    ids: Int64[Tensor, "batch pos"] = field(init=False)
+    steps: list[int] = field(init=False)
+    seconds: list[float] = field(init=False)
+    history: list[list[Moment]] = field(init=False)
+    began: float = field(default_factory=time.perf_counter)
+
+    def __post_init__(self) -> None:
+        n_rows = len(self.texts.ids)
+        self.ids = self.texts.ids.clone()
+        self.rows = torch.arange(n_rows, device=self.ids.device)
+        self.steps, self.seconds = [0] * n_rows, [0.0] * n_rows
+        self.history = [[] for _ in range(n_rows)]
+        self.retire(~(self.texts.is_mask | self.texts.is_slot).any(dim=1))
+
+    def count_reading(self) -> None:
+        """Note that the network read each of the texts."""
+        for row in self.rows.tolist():
+            self.steps[row] += 1
+
+    def retire(self, is_done: Bool[Tensor, " kept"]) -> None:
+        """Leave the texts out from now on that are done."""
+        seconds = time.perf_counter() - self.began
+        for row in self.rows[is_done].tolist():
+            self.seconds[row] = seconds
+        self.ids[self.rows[is_done]] = self.texts.ids[is_done]
+        if bool(is_done.any()):
+            self.texts, self.streams = self.texts.keep(~is_done), self.streams.keep(~is_done)
+            self.rows = self.rows[~is_done]
