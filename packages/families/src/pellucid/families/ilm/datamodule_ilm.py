@@ -130,6 +130,7 @@ class _Seq2SeqCollator(_ILMCollator):
             truncate: "block" pads to the blocks, anything else to the longest row.
         """
         super().__init__(tokenizer, block_size, noise_schedule)
+        self.input_block_size = input_block_size
         self._prompts = PromptLayout(
             tokenizer=tokenizer, block_size=input_block_size, add_bos="output", truncate=truncate
         )

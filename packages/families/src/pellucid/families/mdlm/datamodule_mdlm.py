@@ -137,6 +137,7 @@ class MDLMSeq2SeqTrainCollator(_NoisingCollator):
         **layout: Any,
     ) -> None:
         super().__init__(tokenizer, block_size, noise_schedule, noising=noising)
+        self.input_block_size = input_block_size
         self._layout = SuffixLayout(
             tokenizer=tokenizer,
             block_size=block_size,
@@ -185,8 +186,8 @@ class MDLMSeq2SeqPredCollator(Collator):
             if bos_location not in _BOS_LOCATIONS:
                 raise UnknownNameError("bos_location", bos_location, _BOS_LOCATIONS)
             layout["add_bos"] = _BOS_LOCATIONS[bos_location]
-        self.tokenizer, self.block_size = tokenizer, block_size
-        self.noise_schedule = noise_schedule
+        self.tokenizer, self.noise_schedule = tokenizer, noise_schedule
+        self.block_size, self.input_block_size = block_size, input_block_size
         self._layout = SuffixLayout(
             tokenizer=tokenizer,
             block_size=block_size,
