@@ -1,6 +1,6 @@
 """From examples to batches of the family."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,7 +8,6 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from pellucid.families.arlm.types_arlm import (
-    IGNORED,
     PADDING_TYPE,
     PROMPT_TYPE,
     SUFFIX_TYPE,
@@ -16,8 +15,10 @@ from pellucid.families.arlm.types_arlm import (
     ARLMPredictionBatch,
     ARLMSeq2SeqBatch,
 )
-from pellucid.xlm.contracts import Collator
+from pellucid.xlm.contracts import IGNORED, Collator
+from pellucid.xlm.datamodule import DefaultEmptyDataset as ARLMEmptyDataset
 from pellucid.xlm.datamodule import PromptLayout, TextLayout, read_rows
+from pellucid.xlm.datamodule import print_batch as print_batch_arlm
 
 
 class DefaultARLMCollator(Collator):
@@ -84,8 +85,8 @@ class ARLMSeq2SeqPredCollator(Collator):
         add_eos: bool = False,
         truncate: str | None = "block",
     ) -> None:
-        self.tokenizer, self.block_size = tokenizer, block_size
-        self.noise_schedule = noise_schedule
+        self.tokenizer, self.noise_schedule = tokenizer, noise_schedule
+        self.block_size, self.input_block_size = block_size, input_block_size
         self._prompts = PromptLayout(
             tokenizer=tokenizer, block_size=input_block_size, add_bos=add_bos, truncate=truncate
         )
@@ -138,41 +139,6 @@ class ARLMSeq2SeqCollator(ARLMSeq2SeqPredCollator):
         }
 
 
-class ARLMEmptyDataset:
-    """Empty prompts, for unconditional samples; with `add_bos` they are BOS alone.
-
-    Args:
-        tokenizer: Not read; there is nothing to encode.
-        num_examples: How many.
-    """
-
-    def __init__(self, tokenizer: Any, num_examples: int) -> None:
-        self.tokenizer, self.num_examples = tokenizer, num_examples
-
-    def __len__(self) -> int:
-        return self.num_examples
-
-    def __getitem__(self, index: int) -> dict[str, list[int]]:
-        if not 0 <= index < self.num_examples:
-            raise IndexError(index)
-        return {"prompt_ids": [], "input_ids": []}
-
-    def __iter__(self) -> Iterator[dict[str, list[int]]]:
-        return (self[index] for index in range(self.num_examples))
-
-
-def print_batch_arlm(
-    batch: Mapping[str, Any], split: str, tokenizer: Any, dataloader_name: str = ""
-) -> None:
-    """Print the first row of a batch, as the network reads it and as it should answer."""
-    print(f"{split}/{dataloader_name}: {len(batch['input_ids'])} rows")  # noqa: T201
-    for name in ("input_ids", "target_ids"):
-        row = batch.get(name)
-        if row is not None:
-            shown = [int(token) for token in row[0] if token != IGNORED]
-            print(f"  {name}: {tokenizer.decode(shown)}")  # noqa: T201
-
-
 def _next_tokens(
     ids: Int64[Tensor, "batch pos"], is_token: Bool[Tensor, "batch pos"]
 ) -> Int64[Tensor, "batch pos"]:
@@ -181,3 +147,12 @@ def _next_tokens(
     both = is_token[:, :-1] & is_token[:, 1:]
     targets[:, :-1] = torch.where(both, ids[:, 1:], IGNORED)
     return targets
+
+
+__all__ = [
+    "ARLMEmptyDataset",
+    "ARLMSeq2SeqCollator",
+    "ARLMSeq2SeqPredCollator",
+    "DefaultARLMCollator",
+    "print_batch_arlm",
+]

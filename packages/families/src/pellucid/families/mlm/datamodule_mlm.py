@@ -140,6 +140,7 @@ class _Seq2SeqCollator(_MaskingCollator):
             pass_through_fields: Fields of examples that the batch holds as lists.
         """
         super().__init__(tokenizer, block_size, noise_schedule)
+        self.input_block_size = input_block_size
         self.loss_on_padding = loss_on_padding
         self._fields = (prompt_field, target_field)
         self._passed = tuple(pass_through_fields)
