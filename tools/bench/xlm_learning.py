@@ -86,6 +86,7 @@ def all_runs() -> list[Run]:
     random_order = {"random order": ("predictor.confidence=null",)}
     plain = ("model.mix_neighbours=false",)
     several = {"several a step": ("predictor.max_insertions=4",)}
+    ancestral = {"ancestral": ("predictor.confidence=null", "predictor.threshold=null")}
     one_by_one = {"one a step": ("predictor.threshold=null",)}
     return [
         Run("star_mini_mlm", EXACT, "at least 95 %", lambda x: x >= 0.95, one_by_one),
@@ -102,6 +103,14 @@ def all_runs() -> list[Run]:
         Run("sudoku4_mlm", EXACT, "at least 95 %", lambda x: x >= 0.95, random_order),
         Run("markov_arlm", PERPLEXITY, "within 1 % of the truth", lambda x: x < 1.01 * truth),
         Run("markov_mlm", PERPLEXITY, "above the truth", lambda x: x > truth),
+        Run("star_mini_mdlm", EXACT, "at least 95 %", lambda x: x >= 0.95, ancestral),
+        Run(
+            "markov_mdlm",
+            PERPLEXITY,
+            "from the truth to 10 % above 4.1703, that of arlm",
+            lambda x: truth <= x < 1.1 * 4.1703,
+        ),
+        Run("star_easy_mdlm", EXACT, "at least 95 %", lambda x: x >= 0.95, ancestral),
         Run("star_easy_mlm", EXACT, "at least 95 %", lambda x: x >= 0.95, one_by_one),
         Run("star_easy_ilm", EXACT, "at least 95 %", lambda x: x >= 0.95, several),
         Run("star_easy_arlm", EXACT),
