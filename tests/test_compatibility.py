@@ -38,6 +38,7 @@ from pellucid.core import (
     load,
     names,
 )
+from pellucid.families.mlm import DefaultMLMCollator, MLMLoss, RotaryTransformerMLMModel
 from pellucid.hf import ClassifierHFModel, CLIPTextEncoderHFModel, EncoderHFModel, LMHFModel
 from pellucid.losses import MisclassCELoss, PrefillCELoss, SimilarityLoss
 from pellucid.testing import (
@@ -49,6 +50,7 @@ from pellucid.testing import (
     tiny_tokenizer,
     tiny_wordpiece_tokenizer,
 )
+from pellucid.xlm import SimpleSpaceTokenizer, TextScorer
 
 # voyageai defines classes in a way that a library it uses warns of.
 pytestmark = pytest.mark.filterwarnings("ignore:Inheritance class:DeprecationWarning")
@@ -130,6 +132,20 @@ def make_voyage_encoder() -> EncoderVoyageModel:
     return EncoderVoyageModel("tiny", WIDTH, KEY, base_url=SERVED.openai_url)
 
 
+def make_xlm_scorer() -> TextScorer:
+    """A random masked language model of letters."""
+    tokenizer = SimpleSpaceTokenizer(list("abcdefghijklmnopqrstuvwxyz"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = RotaryTransformerMLMModel(len(tokenizer), 16, 1, 2, dropout=0.0)
+    loss = MLMLoss(model=net.eval(), tokenizer=tokenizer, n_bound_samples=2)
+    return TextScorer(
+        loss,
+        DefaultMLMCollator(tokenizer, block_size=48),
+        encode=lambda text: tokenizer.encode(" ".join(filter(str.isalpha, text.lower()))),
+    )
+
+
 def make_pass_on() -> PassOnModel:
     return PassOnModel(TinyTokenizer())
 
@@ -166,6 +182,7 @@ MODELS: dict[str, Callable[..., BaseModel]] = {
     "openai-encoder": make_openai_encoder,
     "pass-on": make_pass_on,
     "voyage-encoder": make_voyage_encoder,
+    "xlm-scorer": make_xlm_scorer,
 }
 # Not registered, and all the same: a second implementation of everything.
 UNREGISTERED: dict[str, Callable[..., BaseModel]] = {
@@ -206,6 +223,7 @@ LOSSES: dict[str, dict[str, Any]] = {
     "first-token-nll": {"missing_logprob_value": -30.0},
     "input-fluency": JUDGED,
     "misclass-ce": {},
+    "nll-bound": {},
     "prefill-ce": {},
     "prefill-cw": {},
     "prefill-distillation": {},

@@ -67,6 +67,9 @@ class ModelOutput:
         response_first_token_logprobs: For each sample, log-probabilities (nats) of the likeliest
             first tokens of a response, by the token's text.
         output_class_logits: Class logits, of shape (batch, n_classes).
+        text_nll_bounds: Upper bounds on the negative log-likelihood of each text, a sum over its
+            tokens, in nats, of shape (batch,).
+        text_token_counts: How many tokens each bound is about, of shape (batch,).
         full_ids: Token ids of prompt and response, of shape (batch, pos).
         full_strs: Prompt and response as text.
         errors: For each sample, the error that kept it from being answered, or None.
@@ -88,6 +91,8 @@ class ModelOutput:
     ) = None
     response_first_token_logprobs: list[dict[str, float] | None] | None = None
     output_class_logits: Float[Tensor, "batch n_classes"] | None = None
+    text_nll_bounds: Float[Tensor, " batch"] | None = None
+    text_token_counts: Int[Tensor, " batch"] | None = None
     full_ids: Int[Tensor, "batch _"] | None = None
     full_strs: list[str] | None = None
     errors: list[Exception | None] | None = None

@@ -15,6 +15,7 @@ from pellucid.losses._judge import (
     InputFluencyLoss,
     ResponseLMScoreLoss,
 )
+from pellucid.losses._nll_bound import NLLBoundLoss
 from pellucid.losses._prefill import (
     PrefillBasedLoss,
     PrefillCELoss,
@@ -39,6 +40,7 @@ __all__ = [
     "HiddenStateBasedLoss",
     "InputFluencyLoss",
     "MisclassCELoss",
+    "NLLBoundLoss",
     "PrefillBasedLoss",
     "PrefillCELoss",
     "PrefillCWLoss",

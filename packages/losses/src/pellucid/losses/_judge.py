@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pellucid.core import ArgumentError, LMBaseModel, Messages, boundary, load
-from pellucid.losses._text import TextBasedLoss
+from pellucid.losses._text import TextBasedLoss, flatten_text
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -127,7 +127,7 @@ class InputFluencyLoss(BinaryLMJudgeLoss):
         Returns:
             Float32, of shape (batch,), on the CPU.
         """
-        texts = [_flatten(text) for text in input_texts]
+        texts = [flatten_text(text) for text in input_texts]
         return -self.score([self.question.replace("{text}", text) for text in texts])
 
 
@@ -174,9 +174,3 @@ class ResponseLMScoreLoss(BinaryLMJudgeLoss, GeneratedResponseBasedLoss):
 def _check_question(question: str, slot: str) -> None:
     if question.count(slot) != 1:
         raise ArgumentError(f"question must hold {slot} exactly once, got {question!r}.")
-
-
-def _flatten(text: str | Messages) -> str:
-    if isinstance(text, str):
-        return text
-    return "\n".join(message["content"] for message in text)

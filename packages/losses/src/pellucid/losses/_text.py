@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pellucid.core import ArgumentError, BaseLoss, boundary
+from pellucid.core import ArgumentError, BaseLoss, Messages, boundary
 
 
 class TextBasedLoss(BaseLoss):
@@ -60,3 +60,10 @@ class FirstTokenNLLLoss(TextBasedLoss):
     def _best_logprob(self, logprobs: Mapping[str, float]) -> float:
         spellings = (self.target_token, f" {self.target_token}")
         return max(logprobs.get(text, self.missing_logprob_value) for text in spellings)
+
+
+def flatten_text(text: str | Messages) -> str:
+    """Return a text as it is, and of a conversation the messages' contents, one below the other."""
+    if isinstance(text, str):
+        return text
+    return "\n".join(message["content"] for message in text)

@@ -61,6 +61,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
         "TokenAccuracy",
     ),
     "noise": ("ContinuousTimeLinear", "ContinuousTimeLogLinear", "DummyNoiseSchedule"),
+    "scoring": ("TextScorer",),
     "sources": ("generate_star_graphs", "local_sources", "open_local", "register_local_source"),
 }
 
