@@ -222,7 +222,7 @@ class _Examination:
         return float((logits - self._logits).abs().max()), seen
 
     def _check_sums(self) -> list[str]:
-        from pellucid.bridge._claims import find_false_claims  # noqa: PLC0415 - costs seconds
+        from pellucid.bridge._architectures._claims import find_false_claims  # noqa: PLC0415 - costs seconds
 
         bridge = self.bridge
         config = bridge.original_model.config
@@ -235,7 +235,7 @@ class _Examination:
         return [name for name in names if self._count(name)]
 
     def _blocks(self) -> list[str]:
-        from pellucid.bridge._describe import list_blocks  # noqa: PLC0415 - costs seconds
+        from pellucid.bridge._names._describe import list_blocks  # noqa: PLC0415 - costs seconds
 
         stack = self.bridge.adapter.stacks[-1]
         n_blocks = len(list_blocks(self.bridge.original_model, stack))

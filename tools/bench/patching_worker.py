@@ -53,7 +53,7 @@ def metric(logits: torch.Tensor) -> torch.Tensor:
 def by_pellucid(model: Any, clean: torch.Tensor, corrupted: torch.Tensor) -> Pieces:
     """Return what this workspace does, and the forwards that it needs at the least."""
     from pellucid.bridge import TransformerBridge, logit_lens, patching  # noqa: PLC0415
-    from pellucid.bridge._patch_runs import PatchRuns  # noqa: PLC0415
+    from pellucid.bridge._analysis._patch_runs import PatchRuns  # noqa: PLC0415
 
     bridge = TransformerBridge(model)
     cache: Any = bridge.run_with_cache(clean)[1]

@@ -7,10 +7,10 @@ import torch
 from tiny_cases import CASES, make_bridge, make_inputs, make_model
 
 from pellucid.bridge import TransformerBridge, infer_architecture
-from pellucid.bridge._architectures import RECORDS
-from pellucid.bridge._claims import find_false_claims
-from pellucid.bridge._describe import describe_model, list_blocks
-from pellucid.bridge._taps import Tap
+from pellucid.bridge._architectures._claims import find_false_claims
+from pellucid.bridge._architectures._records import RECORDS
+from pellucid.bridge._engine._taps import Tap
+from pellucid.bridge._names._describe import describe_model, list_blocks
 from pellucid.core.axes import AXES
 
 _STATES = {"MambaForCausalLM", "Mamba2ForCausalLM"}

@@ -12,9 +12,9 @@ from pellucid.bridge import (
     Stack,
     TransformerBridge,
     TransformerBridgeConfig,
-    _boot,
     build_bridge_from_module,
 )
+from pellucid.bridge._model import _boot
 from pellucid.testing import tiny_llama
 
 NATIVE: dict[str, Any] = {

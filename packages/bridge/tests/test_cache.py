@@ -5,8 +5,8 @@ import torch
 from tiny_cases import CASES, Case, make_bridge, make_inputs
 
 from pellucid.bridge import ActivationCache, ArchitectureError
-from pellucid.bridge._readout import read_out
-from pellucid.bridge._writers import list_writers
+from pellucid.bridge._caches._readout import read_out
+from pellucid.bridge._weights._writers import list_writers
 
 _REFUSED = {
     "BertForMaskedLM", "BertLMHeadModel", "RobertaForMaskedLM", "T5ForConditionalGeneration",

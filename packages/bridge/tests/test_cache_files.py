@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pellucid.bridge import ActivationCache, CacheFileError
-from pellucid.bridge._cache_files import CacheFile, read_about, write_cache
+from pellucid.bridge._caches._files import CacheFile, read_about, write_cache
 
 
 def run(bridge, tokens, **more):

@@ -9,8 +9,8 @@ from tiny_cases import CASES, make_model
 from torch import nn
 
 from pellucid.bridge import HookError, TransformerBridge
-from pellucid.bridge._notes import NotePlan
-from pellucid.bridge._torch_hooks import HookSet
+from pellucid.bridge._engine._notes import NotePlan
+from pellucid.bridge._engine._torch_hooks import HookSet
 from pellucid.testing import tiny_llama
 
 DICTIONARIES = (

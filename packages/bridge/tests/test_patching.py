@@ -9,10 +9,10 @@ import torch
 from tiny_cases import CASES, make_model
 
 from pellucid.bridge import TransformerBridge, patching
-from pellucid.bridge._attribution_patching import attribution_patch
-from pellucid.bridge._edges import edge_attribution_patch
-from pellucid.bridge._patching import generic_activation_patch
-from pellucid.bridge._path_patching import path_patch
+from pellucid.bridge._analysis._attribution_patching import attribution_patch
+from pellucid.bridge._analysis._edges import edge_attribution_patch
+from pellucid.bridge._analysis._patching import generic_activation_patch
+from pellucid.bridge._analysis._path_patching import path_patch
 from pellucid.testing import tiny_gpt2, tiny_llama
 
 CLEAN = torch.tensor([[5, 6, 7, 8, 9], [11, 12, 13, 14, 15]])

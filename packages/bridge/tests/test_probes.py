@@ -113,7 +113,7 @@ def test_scores_are_the_log_odds_of_the_logistic_regression() -> None:
 
 
 def _held_out(rows: Any, labels: Any, probe: Any) -> set[int]:
-    from pellucid.bridge._linear_probe import _split
+    from pellucid.bridge._analysis._linear_probe import _split
 
     return set(_split(labels.numpy(), 0.01, 0)[1].tolist())
 

@@ -9,7 +9,7 @@ import transformers
 from tiny_cases import CASES, find_case, is_as_before, look, make_inputs, make_model, make_strong
 
 from pellucid.bridge import ArchitectureError, TransformerBridge
-from pellucid.bridge._processing import FLAGS
+from pellucid.bridge._model._processing import FLAGS
 
 _SHORT = dict(zip(("fold", "writers", "unembed", "values", "refactor"), FLAGS, strict=True))
 # The flags that each model is to refuse, and a word of the reason.

@@ -7,7 +7,7 @@ import torch
 from tiny_cases import CASES, make_bridge
 from torch.nn import functional
 
-from pellucid.bridge._caching import join_steps
+from pellucid.bridge._engine._caching import join_steps
 from pellucid.bridge._errors import HookError
 
 STATES = [case for case in CASES if case.kind in ("MambaForCausalLM", "Mamba2ForCausalLM")]

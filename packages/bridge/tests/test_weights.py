@@ -20,7 +20,7 @@ from pellucid.bridge import (
     WeightError,
     build_bridge_from_module,
 )
-from pellucid.bridge._weight_views import StackedViews, WeightView
+from pellucid.bridge._weights._views import StackedViews, WeightView
 
 # Whatever the architecture calls them: all sizes differ where a configuration lets them, or all
 # are the same, so that no shape tells one axis from another.

@@ -3,7 +3,7 @@
 `detect_head` scores every head of a model against a pattern; three patterns have names.
 """
 
-from pellucid.bridge._head_detector import (
+from pellucid.bridge._analysis._head_detector import (
     HEAD_NAMES,
     detect_head,
     get_duplicate_token_head_detection_pattern,

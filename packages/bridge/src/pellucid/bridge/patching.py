@@ -4,7 +4,7 @@ Each grid takes a bridge, corrupted tokens, a cache of a clean run and a metric 
 returns the metric of every patch.
 """
 
-from pellucid.bridge._patching import (
+from pellucid.bridge._analysis._patching import (
     generic_activation_patch,
     layer_head_dest_src_pos_pattern_patch_setter,
     layer_head_pattern_patch_setter,
@@ -13,7 +13,7 @@ from pellucid.bridge._patching import (
     layer_pos_head_vector_patch_setter,
     layer_pos_patch_setter,
 )
-from pellucid.bridge._patching_grids import (
+from pellucid.bridge._analysis._patching_grids import (
     get_act_patch_attn_head_all_pos_every,
     get_act_patch_attn_head_by_pos_every,
     get_act_patch_attn_head_k_all_pos,
@@ -33,7 +33,7 @@ from pellucid.bridge._patching_grids import (
     get_act_patch_resid_mid,
     get_act_patch_resid_pre,
 )
-from pellucid.bridge._path_patching import (
+from pellucid.bridge._analysis._path_patching import (
     get_act_patch_direct_path,
     get_act_patch_direct_path_all_sources,
 )

@@ -1,0 +1,1 @@
+"""Which parts a model has, and how they fit together: records, and inference without one."""

@@ -1,0 +1,1 @@
+"""What was cached in a run, taken apart, summed up, and kept on disk."""

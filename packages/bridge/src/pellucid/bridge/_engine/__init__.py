@@ -1,0 +1,1 @@
+"""One run with hooks: functions on names become a plan, and the plan hooks that come off again."""

@@ -1,0 +1,1 @@
+"""`TransformerBridge`, method by method, and the ways to come by one."""

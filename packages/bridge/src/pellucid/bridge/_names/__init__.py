@@ -1,0 +1,1 @@
+"""The activations of a model by name: the table, with shapes, meanings and places."""
