@@ -14,7 +14,7 @@ HELP = """\
 xlm: train, evaluate and sample language models, autoregressive or not.
 
 usage: xlm job_type=JOB job_name=NAME experiment=EXPERIMENT [debug=OPTION] [KEY=VALUE ...]
-       xlm families | doctor
+       xlm families | doctor [FAMILY]
        xlm -m KEY=VALUE1,VALUE2 ...
 
 jobs
@@ -52,6 +52,7 @@ examples
   xlm job_type=train job_name=star experiment=star_easy_mlm trainer.max_steps=20000
   xlm job_type=eval job_name=star experiment=star_easy_mlm
   xlm families
+  xlm doctor mlm                      build its experiments, and try a batch of each
 """
 
 
@@ -96,10 +97,13 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
-    if arguments in (["families"], ["doctor"]):
+    if arguments[:1] in (["families"], ["doctor"]) and len(arguments) <= 2:
         from pellucid.xlm import _doctor  # noqa: PLC0415
 
-        return _doctor.show_families() if arguments == ["families"] else _doctor.diagnose()
+        if arguments == ["families"]:
+            return _doctor.show_families()
+        if arguments[0] == "doctor":
+            return _doctor.examine(arguments[1]) if arguments[1:] else _doctor.diagnose()
     directories, rest = _take_directories(arguments)
     _check_form(rest)
     if "-m" in rest or "--multirun" in rest:

@@ -4,7 +4,7 @@ import platform
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
-from pellucid.core import PellucidError
+from pellucid.core import PellucidError, UnknownNameError
 from pellucid.xlm._compose import compose_config, list_options
 from pellucid.xlm._discovery import broken_families, discover_families
 
@@ -31,7 +31,10 @@ def show_families() -> int:
     for family in families:
         own = {path.stem for path in (family.config_dir / "experiment").glob("*.yaml")}
         shown = ", ".join(name for name in experiments if name in own) or "none"
-        print(f"{family.name:<12} {family.module}  ({family.found_by})")  # noqa: T201
+        print(f"{family.name:<12} {family.module}, by {family.found_by}")  # noqa: T201
+        print(f"{'':<12} in {family.config_dir.parent}")  # noqa: T201
+        if family.copy_found_by is not None:
+            print(f"{'':<12} the same files are listed by {family.copy_found_by}")  # noqa: T201
         print(f"{'':<12} experiments: {shown}")  # noqa: T201
     if not families:
         print("no family was found; pip install pellucid-families")  # noqa: T201
@@ -60,6 +63,41 @@ def diagnose() -> int:
     return 1 if problems else 0
 
 
+def examine(name: str) -> int:
+    """Print what is wrong with a family: build its experiments, and try a batch of each.
+
+    Args:
+        name: Of the family.
+
+    Returns:
+        1 if something is wrong, else 0.
+
+    Raises:
+        UnknownNameError: There is no family of that name.
+    """
+    from pellucid.xlm._trial import try_experiment  # noqa: PLC0415 - heavy
+
+    families = {family.name: family for family in discover_families()}
+    if name not in families:
+        raise UnknownNameError("family", name, families)
+    family = families[name]
+    print(f"{name} is {family.module}, found {family.place}")  # noqa: T201
+    experiments = sorted(path.stem for path in family.config_dir.glob("experiment/*.yaml"))
+    n_wrong = 0
+    for experiment in experiments:
+        try:
+            try_experiment(experiment)
+        except Exception as error:
+            n_wrong += 1
+            kind = "" if isinstance(error, PellucidError) else f"{type(error).__name__}: "
+            print(f"problem: experiment {experiment}: {kind}{error}")  # noqa: T201
+        else:
+            print(f"experiment {experiment}: built, learns from a batch, predicts")  # noqa: T201
+    if not experiments:
+        print("problem: there is no experiment in configs/experiment")  # noqa: T201
+    return 1 if n_wrong or not experiments else 0
+
+
 def _problems() -> Iterator[str]:
     try:
         families = discover_families()
@@ -82,4 +120,4 @@ def _version(name: str) -> str | None:
         return None
 
 
-__all__ = ["diagnose", "show_families"]
+__all__ = ["diagnose", "examine", "show_families"]

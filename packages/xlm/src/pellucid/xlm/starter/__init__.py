@@ -1,8 +1,8 @@
-"""The smallest whole family, which `xlm-scaffold` copies under a name of its own.
+"""Language models whose texts are filled step by step: tokens that were masked, the surest first.
 
-Tokens are masked at random, and filled step by step, the surest first. The modules are
-`types_starter`, `model_starter`, `loss_starter`, `predictor_starter`, `datamodule_starter` and
-`metrics_starter`; `configs` holds what Hydra composes.
+The modules are `types_starter`, `model_starter`, `loss_starter`, `predictor_starter`,
+`datamodule_starter` and `metrics_starter`; `configs` holds what Hydra composes. All public names
+are here too.
 """
 
 from pellucid.xlm.starter.datamodule_starter import (

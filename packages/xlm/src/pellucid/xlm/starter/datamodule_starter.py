@@ -4,13 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int64
-from torch import Tensor
 
-from pellucid.core import ArgumentError
-from pellucid.xlm.contracts import Collator
-from pellucid.xlm.datamodule import PromptLayout, TextLayout, check_special_tokens, read_rows
-from pellucid.xlm.starter.loss_starter import IGNORED
+from pellucid.xlm.contracts import IGNORED, Collator
+from pellucid.xlm.datamodule import SuffixLayout, TextLayout, check_special_tokens, read_rows
 from pellucid.xlm.starter.types_starter import StarterBatch, StarterPredictionBatch
 
 
@@ -64,12 +60,14 @@ class StarterSeq2SeqPredCollator(Collator):
         truncate: str = "block",
     ) -> None:
         check_special_tokens(tokenizer, ("pad", "mask", "bos", "eos"))
-        self.tokenizer, self.block_size = tokenizer, block_size
-        self.noise_schedule = noise_schedule
-        self._prompts = PromptLayout(
-            tokenizer=tokenizer, block_size=input_block_size, add_bos="output", truncate=truncate
+        self.tokenizer, self.noise_schedule = tokenizer, noise_schedule
+        self.block_size, self.input_block_size = block_size, input_block_size
+        self._layout = SuffixLayout(
+            tokenizer=tokenizer,
+            block_size=block_size,
+            input_block_size=input_block_size,
+            truncate=truncate,
         )
-        self._suffixes = TextLayout(tokenizer=tokenizer, block_size=block_size, add_eos=True)
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> StarterPredictionBatch:
         """Collate examples with `prompt_ids` and `target_ids`, or `input_ids` for these.
@@ -77,23 +75,8 @@ class StarterSeq2SeqPredCollator(Collator):
         Raises:
             ArgumentError: A prompt or a suffix does not fit into its block.
         """
-        prompts, is_token, suffixes = self._lay_out(examples)
+        prompts, is_token, suffixes = self._layout.lay_out(examples)
         return {"input_ids": prompts, "attention_mask": is_token, "target_ids": suffixes}
-
-    def _lay_out(
-        self, examples: Sequence[Mapping[str, Any]]
-    ) -> tuple[
-        Int64[Tensor, "batch pos"], Bool[Tensor, "batch pos"], Int64[Tensor, "batch target_pos"]
-    ]:
-        prompts, is_token = self._prompts.lay_out(read_rows(examples, "prompt_ids"))
-        rows = read_rows(examples, "target_ids", "input_ids")
-        longest = max(map(len, rows)) + 1
-        if longest > self._suffixes.block_size:
-            raise ArgumentError(
-                f"a suffix has {longest} tokens, EOS included, and does not fit into "
-                f"block_size={self._suffixes.block_size!r}; raise it"
-            )
-        return prompts, is_token, self._suffixes.lay_out(rows)[0]
 
 
 class StarterSeq2SeqCollator(StarterSeq2SeqPredCollator):
@@ -107,7 +90,7 @@ class StarterSeq2SeqCollator(StarterSeq2SeqPredCollator):
         Raises:
             ArgumentError: A prompt or a suffix does not fit into its block.
         """
-        prompts, is_token, suffixes = self._lay_out(examples)
+        prompts, is_token, suffixes = self._layout.lay_out(examples)
         nothing = torch.full_like(prompts, IGNORED)
         return {
             "input_ids": torch.cat((prompts, suffixes), dim=1),

@@ -7,12 +7,10 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from pellucid.xlm.contracts import LossFunction, NLLBound
+from pellucid.xlm.contracts import IGNORED, LossFunction, NLLBound
 from pellucid.xlm.modules import TokenConstraints, evaluating, select_random_indices
 from pellucid.xlm.starter.model_starter import StarterModel
 from pellucid.xlm.starter.types_starter import StarterBatch, StarterLossDict
-
-IGNORED = -100
 
 
 class StarterLoss(LossFunction[StarterBatch, StarterLossDict]):

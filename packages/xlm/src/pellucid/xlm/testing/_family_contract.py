@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -42,14 +43,19 @@ class FamilyParts:
 
     def __post_init__(self) -> None:
         for part in (self.loss, self.predictor):
-            for name in ("model", "tokenizer"):
-                if getattr(part, name, None) is None:
-                    setattr(part, name, getattr(self, name))
+            fill_in(part, self)
         self.loss.configure(SimpleNamespace(device=torch.device("cpu")))
 
 
+def fill_in(part: Any, parts: FamilyParts) -> None:
+    """Give a part the model and the tokenizer of its family where it has none."""
+    for name in ("model", "tokenizer"):
+        if getattr(part, name, None) is None:
+            setattr(part, name, getattr(parts, name))
+
+
 class FamilyContract(ABC):
-    """What every family keeps; name a subclass `Test...` and give `make_family`.
+    """What every family keeps; name a subclass `Test...`, give `make_family` and `make_sampler`.
 
     Attributes:
         overfit_steps: Optimizer steps in which the examples can be learned by heart.
@@ -67,6 +73,14 @@ class FamilyContract(ABC):
             seed: Of the weights; nothing else follows from it.
             extra_padding: How many columns more of padding the prompts in a prediction batch have.
         """
+
+    def make_sampler(self, parts: FamilyParts) -> Any:
+        """Return a predictor of the family that draws, at a temperature above 0.
+
+        Its model and tokenizer are filled in.
+        """
+        del parts
+        pytest.fail(f"{type(self).__name__} needs make_sampler: a predictor that draws")
 
     def generated(self, parts: FamilyParts, preds: Mapping[str, Any]) -> list[list[int]]:
         """Return what was generated for each row: ids up to EOS, without special tokens."""
@@ -129,6 +143,30 @@ class FamilyContract(ABC):
             alone = self.generated(parts, self._predict(parts, [example]))[0]
             expect(alone == together[row], "a completion depends on the rows beside it.")
 
+    def test_a_sample_belongs_to_its_row(self) -> None:
+        """What is drawn for a row is the same alone, in any batch, and with any padding."""
+        parts = self.make_family(seed=0)
+        examples = list(parts.examples) * 3
+        rows = list(range(10, 10 + len(examples)))
+        together = self._sample(parts, examples, rows)
+        n_kinds = len(parts.examples)
+        expect(
+            any(together[row] != together[row - n_kinds] for row in rows[n_kinds:]),
+            "the same example is completed alike in every row: the sampler draws nothing.",
+        )
+        for size in (1, 2):
+            for at in range(0, len(rows), size):
+                some = self._sample(
+                    parts, examples[at : at + size][::-1], rows[at : at + size][::-1]
+                )
+                same = all(drawn == together[row] for row, drawn in some.items())
+                expect(same, f"a sample depends on its batch, of {len(some)} rows here.")
+        for extra in (1, 5):
+            wider = self._sample(self.make_family(seed=0, extra_padding=extra), examples, rows)
+            expect(wider == together, "a sample depends on the padding of its prompt.")
+        other = self._sample(parts, examples, rows, seed=1)
+        expect(other != together, "samples do not depend on the seed.")
+
     def test_a_checkpoint_holds_everything(self) -> None:
         """Weights that are saved and loaded into another model make it the same model."""
         parts, other = self.make_family(seed=0), self.make_family(seed=1)
@@ -177,6 +215,23 @@ class FamilyContract(ABC):
         # In double precision no completion hangs on the order of a sum.
         parts.model.double()
         return self.generated(parts, self._predict(parts))
+
+    @torch.no_grad()
+    def _sample(
+        self,
+        parts: FamilyParts,
+        examples: Sequence[Mapping[str, Any]],
+        rows: Sequence[int],
+        *,
+        seed: int = 0,
+    ) -> dict[int, list[int]]:
+        """Return what is drawn for each row, by its number in a dataset."""
+        parts.model.eval().double()
+        sampler = self.make_sampler(parts)
+        fill_in(sampler, parts)
+        sampler.generator = torch.Generator().manual_seed(seed)
+        batch = {**parts.prediction_collator(examples), "row_ids": torch.tensor(rows)}
+        return dict(zip(rows, self.generated(parts, sampler.predict(batch)), strict=True))
 
     @torch.no_grad()
     def _predict(

@@ -145,10 +145,13 @@ class BaseCollatorTests(SharedFixtures):
             mask is None or mask.shape == ids.shape,
             f"ids have the shape {tuple(ids.shape)} and their mask {mask is None or mask.shape}.",
         )
-        block_size = getattr(collator, "block_size", None)
+        width = getattr(collator, "block_size", None)
+        if width is not None:
+            # Collators of prompts say how wide these may be, too.
+            width += getattr(collator, "input_block_size", None) or 0
         expect(
-            block_size is None or ids.shape[1] <= block_size,
-            f"rows have {ids.shape[1]} tokens, and the block {block_size}.",
+            width is None or ids.shape[1] <= width,
+            f"rows have {ids.shape[1]} tokens, and the block {width}.",
         )
 
     def test_examples_stay_as_they_are(self, collator: Any, raw_examples: list[Any]) -> None:
