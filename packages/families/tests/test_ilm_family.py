@@ -1,0 +1,169 @@
+"""The family ilm against the kit that every family is held to."""
+
+import pytest
+import torch
+
+from pellucid.families.ilm import (
+    DefaultILMCollator,
+    ILMLossWithMaskedCE,
+    ILMPredictor,
+    ILMPredictorWithLengthClassification,
+    ILMPredictorWithStoppingClassification,
+    ILMSeq2SeqCollator,
+    ILMSeq2SeqPredCollator,
+    RotaryTransformerILMModel,
+    RotaryTransformerILMModelWithLengthClassification,
+    RotaryTransformerILMModelWithStoppingClassification,
+)
+from pellucid.xlm.datamodule import SimpleSpaceTokenizer
+from pellucid.xlm.testing import (
+    BaseCollatorTests,
+    BaseLossTests,
+    BaseModelTests,
+    BasePredictorTests,
+    FamilyContract,
+    FamilyParts,
+)
+
+EXAMPLES = [
+    {"prompt_ids": [10, 11, 12], "input_ids": [20, 21]},
+    {"prompt_ids": [13], "input_ids": [22, 23, 24]},
+    {"prompt_ids": [14, 15, 16, 17], "input_ids": [25]},
+]
+
+
+def count_to_nine(*shape, **settings):
+    return RotaryTransformerILMModelWithLengthClassification(*shape, num_classes=9, **settings)
+
+
+MODELS = {
+    "no head": RotaryTransformerILMModel,
+    "stopping": RotaryTransformerILMModelWithStoppingClassification,
+    "length": count_to_nine,
+}
+WAYS = {
+    "together": {},
+    "the best": {"temperature": 0.0},
+    "of the best together": {"sampling_method": "sample_top_p", "p": 0.7},
+    "slot first": {"sampling_method": "sample_top_k", "top": 1, "second_sampling_method": "sample"},
+    "the best slot first": {
+        "temperature": 0.0,
+        "second_sampling_method": "sample",
+        "second_temperature": 0.0,
+    },
+    "the best of several": {"temperature": 0.0, "max_insertions": 3},
+    "several at once": {"max_insertions": 3},
+}
+
+
+class TestILMModel(BaseModelTests):
+    @pytest.fixture(params=MODELS.values(), ids=MODELS)
+    def model(self, request, tiny_model_kwargs):
+        settings = dict(tiny_model_kwargs)
+        shape = [
+            settings.pop(name) for name in ("num_embeddings", "d_model", "num_layers", "nhead")
+        ]
+        return request.param(*shape, **settings)
+
+    @pytest.fixture
+    def run_forward(self, model, simple_tokenizer):
+        def run(batch_size=2, seq_len=16, partial_mask=False):
+            ids = torch.randint(7, len(simple_tokenizer), (batch_size, seq_len))
+            mask = torch.ones(batch_size, seq_len, dtype=torch.bool)
+            if partial_mask:
+                mask[:, -4:] = False
+            return model(ids, mask)[0]
+
+        return run
+
+
+class TestILMLoss(BaseLossTests):
+    @pytest.fixture(params=["binary_ce", "ce"])
+    def loss_fn(self, request, tiny_model_kwargs, simple_tokenizer):
+        model = RotaryTransformerILMModelWithStoppingClassification(**tiny_model_kwargs)
+        return ILMLossWithMaskedCE(model, simple_tokenizer, request.param)
+
+    @pytest.fixture
+    def batch(self, simple_tokenizer):
+        return ILMSeq2SeqCollator(simple_tokenizer, 6, input_block_size=8)(EXAMPLES)
+
+
+class TestDefaultILMCollator(BaseCollatorTests):
+    @pytest.fixture(params=["block", "max"])
+    def collator(self, request, simple_tokenizer, block_size):
+        return DefaultILMCollator(simple_tokenizer, block_size, truncate=request.param)
+
+    @pytest.fixture
+    def raw_examples(self):
+        return EXAMPLES
+
+
+class TestILMPredictor(BasePredictorTests):
+    @pytest.fixture(params=WAYS.values(), ids=WAYS)
+    def way(self, request):
+        return request.param
+
+    @pytest.fixture
+    def predictor(self, way, tiny_model_kwargs, simple_tokenizer):
+        model = RotaryTransformerILMModelWithStoppingClassification(**tiny_model_kwargs)
+        return ILMPredictorWithStoppingClassification(6, None, simple_tokenizer, model=model, **way)
+
+    @pytest.fixture
+    def batch(self, simple_tokenizer):
+        return ILMSeq2SeqPredCollator(simple_tokenizer, 6, input_block_size=8)(EXAMPLES)
+
+
+class TestILMPredictorWithoutAHead(TestILMPredictor):
+    @pytest.fixture
+    def predictor(self, way, tiny_model_kwargs, simple_tokenizer):
+        model = RotaryTransformerILMModel(**tiny_model_kwargs)
+        return ILMPredictor(6, 12, simple_tokenizer, model=model, **way)
+
+
+class TestILMFamily(FamilyContract):
+    overfit_steps = 200
+    way = WAYS["the best"]
+
+    def make_family(self, *, seed, extra_padding=0):
+        tokenizer = SimpleSpaceTokenizer.for_numbers(30)
+        torch.manual_seed(seed)
+        wider = 8 + extra_padding
+        return FamilyParts(
+            tokenizer=tokenizer,
+            model=self.model(
+                len(tokenizer), 32, 2, 2, dropout=0.0, max_length=32, mix_neighbours=True
+            ),
+            loss=self.loss(),
+            predictor=self.predictor(),
+            collator=ILMSeq2SeqCollator(tokenizer, 6, input_block_size=8),
+            prediction_collator=ILMSeq2SeqPredCollator(tokenizer, 6, input_block_size=wider),
+            examples=EXAMPLES,
+        )
+
+    def model(self, *shape, **settings):
+        return RotaryTransformerILMModelWithStoppingClassification(*shape, **settings)
+
+    def loss(self):
+        return ILMLossWithMaskedCE()
+
+    def predictor(self):
+        return ILMPredictorWithStoppingClassification(8, stopping_threshold=0.5, **self.way)
+
+
+class TestILMFamilySlotFirst(TestILMFamily):
+    way = WAYS["the best slot first"]
+
+
+class TestILMFamilyThatCounts(TestILMFamily):
+    """How many tokens are missing is learnt, and several are inserted at once."""
+
+    way = WAYS["the best of several"]
+
+    def model(self, *shape, **settings):
+        return count_to_nine(*shape, **settings)
+
+    def loss(self):
+        return ILMLossWithMaskedCE(length_loss="ce")
+
+    def predictor(self):
+        return ILMPredictorWithLengthClassification(8, **self.way)
