@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pellucid.core import BaseModel, Flow, LossTextAccessMixin, ModelOutput, Provides
+from pellucid.core import BaseModel, Flow, LossTextAccessMixin, ModelOutput
 from pellucid.xlm.contracts import Collator, LossFunction
 
 _FIELDS = {"text_nll_bounds": (), "text_token_counts": ()}
@@ -29,7 +29,7 @@ class TextScorer(BaseModel, LossTextAccessMixin):
         seed: Of the noise.
     """
 
-    provides: Provides = {Flow.TEXTS: _FIELDS}  # noqa: RUF012 - never changed
+    provides = {Flow.TEXTS: _FIELDS}  # noqa: RUF012 - never changed
 
     def __init__(
         self,
