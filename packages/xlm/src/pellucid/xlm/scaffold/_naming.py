@@ -5,8 +5,10 @@ import keyword
 import re
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from pellucid.core import ArgumentError
+from pellucid.xlm._discovery import discover_families
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 
@@ -26,26 +28,33 @@ class FamilyName:
     module: str
 
     @classmethod
-    def of_new(cls, name: str, *, parent: str | None = None) -> "FamilyName":
-        """Return the names of a family that is not there yet.
+    def of_new(cls, name: str, *, directory: Path, parent: str | None = None) -> "FamilyName":
+        """Return the names of a family that is to be written.
 
         Args:
             name: Lower-case letters, digits and single underscores, a letter first.
+            directory: Of its package.
             parent: The package that holds its package; none if None.
 
         Raises:
-            ArgumentError: The name is none, or a module of that name exists.
+            ArgumentError: The name is none, or it is that of another module, or of another family.
         """
         if not _NAME.fullmatch(name) or keyword.iskeyword(name):
             raise ArgumentError(
                 f"{name!r} is no name for a family; use lower-case letters, digits and single "
                 "underscores, a letter first, such as my_family"
             )
-        if parent is None and (name in sys.stdlib_module_names or _is_installed(name)):
+        other = None if parent is not None else _module_of(name)
+        if other is not None and other != directory.resolve():
             raise ArgumentError(
-                f"there is a module {name!r} already, which a family of that name would hide; "
-                "choose another name, or uninstall it"
+                f"there is a module {name!r} already ({str(other)!r}), and Python takes one for "
+                "the other; choose another name, or uninstall it"
             )
+        for family in discover_families():
+            if family.name == name and family.config_dir.parent.resolve() != directory.resolve():
+                raise ArgumentError(
+                    f"there is a family {name!r} already, found {family.place}; choose another name"
+                )
         stem = "".join(part[0].upper() + part[1:] for part in name.split("_"))
         return cls(name, stem, name if parent is None else f"{parent}.{name}")
 
@@ -55,9 +64,11 @@ class FamilyName:
         The name is replaced where it is a part of an identifier, as in `print_batch_mlm`, and the
         stem where it is a part of a class's name, as in `MLMLoss`.
         """
+        # A package at the top is called like the family; it is meant where a module of it follows.
+        end = r"(?!\w)" if "." in self.module else r"(?=\.\w)"
         pattern = "|".join(
             (
-                rf"(?P<module>(?<![\w.]){re.escape(self.module)}(?!\w))",
+                rf"(?P<module>(?<![\w.]){re.escape(self.module)}{end})",
                 rf"(?P<stem>(?<![A-Z]){re.escape(self.stem)}(?![a-z]))",
                 rf"(?P<name>(?<![A-Za-z]){re.escape(self.name)}(?![A-Za-z]))",
             )
@@ -65,13 +76,19 @@ class FamilyName:
         return re.sub(pattern, lambda match: getattr(new, str(match.lastgroup)), text)
 
 
-def _is_installed(name: str) -> bool:
-    """Say whether a module of a name can be imported from anywhere but the current directory."""
+def _module_of(name: str) -> Path | None:
+    """Return where a module is that can be imported from anywhere but the current directory."""
+    if name in sys.stdlib_module_names:
+        return Path(sys.prefix)
     own, sys.path[:] = list(sys.path), [place for place in sys.path if place not in ("", ".")]
     try:
-        return importlib.util.find_spec(name) is not None
+        spec = importlib.util.find_spec(name)
     finally:
         sys.path[:] = own
+    if spec is None:
+        return None
+    places = [*(spec.submodule_search_locations or ()), spec.origin or ""]
+    return Path(places[0]).resolve()
 
 
 __all__ = ["FamilyName"]

@@ -22,7 +22,9 @@ from pellucid.xlm.scaffold._naming import FamilyName
 _TEMPLATES = Path(__file__).parent / "templates"
 _SUFFIX = ".in"
 _ENTRY_POINTS = '[project.entry-points."pellucid.families"]\n'
+_HOME = "packages/families"
 FAMILIES = "pellucid.families"
+FAMILIES_DIR = f"{_HOME}/src/pellucid/families"
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,10 @@ def plan_project(new: FamilyName, source: Source, root: Path) -> Plan:
         ArgumentError: `xlm_models.json` is there and is none, or lists another family of that name.
     """
     package = copy_family(source, new)
-    values = _values(new, source, package)
+    values = values_of(new, source, package)
     files = {f"{new.name}/{path}": text for path, text in package.items()}
-    for path in ("pyproject.toml", "README.md", "docs/NAME.md", *_test_templates(source)):
-        files[path.replace("NAME", new.name)] = _render(path, values)
+    for path in ("pyproject.toml", "README.md", "docs/NAME.md", *templates_of_tests(source)):
+        files[path.replace("NAME", new.name)] = render(path, values)
     return Plan(
         root=root,
         files=files,
@@ -83,33 +85,32 @@ def plan_checkout(new: FamilyName, source: Source, root: Path) -> Plan:
     Raises:
         ArgumentError: The directory is no checkout.
     """
-    home = "packages/families"
-    pyproject = root / home / "pyproject.toml"
+    pyproject = root / _HOME / "pyproject.toml"
     held = pyproject.read_text(encoding="utf-8") if pyproject.is_file() else ""
     if _ENTRY_POINTS not in held:
         raise ArgumentError(
-            f"{str(root)!r} is no checkout of Pellucid: {home}/pyproject.toml with entry points of "
-            f"{FAMILIES} is missing; give its root with --output-dir, or leave --in-tree out"
+            f"{str(root)!r} is no checkout of Pellucid: {_HOME}/pyproject.toml with entry points "
+            f"of {FAMILIES} is missing; give its root with --output-dir, or leave --in-tree out"
         )
     package = copy_family(source, new)
-    values = _values(new, source, package)
-    where = f"{home}/src/pellucid/families/{new.name}"
+    values = values_of(new, source, package)
+    where = f"{FAMILIES_DIR}/{new.name}"
     # The distribution is marked as typed at its root.
     files = {f"{where}/{path}": text for path, text in package.items() if path != "py.typed"}
-    for path in _test_templates(source):
-        files[f"{home}/{path}".replace("NAME", new.name)] = _render(path, values)
-    files[f"docs/families/{new.name}.md"] = _render("docs/NAME.md", values)
+    for path in templates_of_tests(source):
+        files[f"{_HOME}/{path}".replace("NAME", new.name)] = render(path, values)
+    files[f"docs/families/{new.name}.md"] = render("docs/NAME.md", values)
     return Plan(
         root=root,
         files=files,
-        edits={f"{home}/pyproject.toml": _with_entry_point(held, new)},
+        edits={f"{_HOME}/pyproject.toml": _with_entry_point(held, new)},
         experiment=values["experiment"],
         package=where,
-        tests=tuple(sorted(path for path in files if path.startswith(f"{home}/tests/"))),
+        tests=tuple(sorted(path for path in files if path.startswith(f"{_HOME}/tests/"))),
     )
 
 
-def _values(new: FamilyName, source: Source, package: Mapping[str, str]) -> dict[str, str]:
+def values_of(new: FamilyName, source: Source, package: Mapping[str, str]) -> dict[str, str]:
     about = (ast.get_docstring(ast.parse(package.get("__init__.py", ""))) or "").partition("\n")[0]
     return {
         "name": new.name,
@@ -130,14 +131,14 @@ def _bounds(distribution: str) -> str:
     return f">={major}.{minor},<{major}.{int(minor) + 1}"
 
 
-def _test_templates(source: Source) -> list[str]:
+def templates_of_tests(source: Source) -> list[str]:
     parts = ["loss", "collator", "predictor", "family"]
     if source.is_read_by_ids_and_mask:
         parts.insert(0, "model")
     return [f"tests/test_{part}_NAME.py" for part in parts]
 
 
-def _render(path: str, values: Mapping[str, str]) -> str:
+def render(path: str, values: Mapping[str, str]) -> str:
     text = (_TEMPLATES / f"{path}{_SUFFIX}").read_text(encoding="utf-8")
     return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], text)
 
@@ -172,4 +173,13 @@ def _with_entry_point(text: str, new: FamilyName) -> str:
     return text[:start] + "".join(lines) + text[end:]
 
 
-__all__ = ["FAMILIES", "Plan", "plan_checkout", "plan_project"]
+__all__ = [
+    "FAMILIES",
+    "FAMILIES_DIR",
+    "Plan",
+    "plan_checkout",
+    "plan_project",
+    "render",
+    "templates_of_tests",
+    "values_of",
+]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pellucid.xlm.scaffold._copying import STARTER, find_source
 from pellucid.xlm.scaffold._naming import FamilyName
-from pellucid.xlm.scaffold._project import FAMILIES, Plan, plan_checkout, plan_project
+from pellucid.xlm.scaffold._project import FAMILIES, FAMILIES_DIR, Plan, plan_checkout, plan_project
 from pellucid.xlm.scaffold._writing import find_obstacles, write_plan
 
 
@@ -38,11 +38,12 @@ def carry_out(
     """
     begun = find_source(source)
     if in_tree:
-        new = FamilyName.of_new(name, parent=FAMILIES)
-        plan = plan_checkout(new, begun, output_dir or Path())
+        root = output_dir or Path()
+        new = FamilyName.of_new(name, directory=root / FAMILIES_DIR / name, parent=FAMILIES)
+        plan = plan_checkout(new, begun, root)
     else:
-        new = FamilyName.of_new(name)
-        plan = plan_project(new, begun, output_dir or Path(name))
+        root = output_dir or Path(name)
+        plan = plan_project(FamilyName.of_new(name, directory=root / name), begun, root)
     if dry_run:
         _show(plan, find_obstacles(plan, force=force))
     else:
