@@ -13,6 +13,7 @@ from pellucid.families.arlm import (
 )
 from pellucid.xlm.datamodule import SimpleSpaceTokenizer
 from pellucid.xlm.testing import (
+    EXAMPLES,
     BaseCollatorTests,
     BaseLossTests,
     BaseModelTests,
@@ -21,11 +22,6 @@ from pellucid.xlm.testing import (
     FamilyParts,
 )
 
-EXAMPLES = [
-    {"prompt_ids": [10, 11, 12], "input_ids": [20, 21]},
-    {"prompt_ids": [13], "input_ids": [22, 23, 24]},
-    {"prompt_ids": [14, 15, 16, 17], "input_ids": [25]},
-]
 LAYOUT = {"input_block_size": 8, "add_bos": "output", "add_eos": True}
 
 
@@ -97,3 +93,6 @@ class TestARLMFamily(FamilyContract):
             prediction_collator=ARLMSeq2SeqPredCollator(tokenizer, 6, **wider),
             examples=EXAMPLES,
         )
+
+    def make_sampler(self, parts):
+        return ARLMPredictor(max_steps=6)

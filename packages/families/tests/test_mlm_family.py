@@ -13,7 +13,9 @@ from pellucid.families.mlm import (
     RotaryTransformerMLMModel,
 )
 from pellucid.xlm.datamodule import SimpleSpaceTokenizer
+from pellucid.xlm.sampling import Remasking
 from pellucid.xlm.testing import (
+    EXAMPLES,
     BaseCollatorTests,
     BaseLossTests,
     BaseModelTests,
@@ -22,14 +24,10 @@ from pellucid.xlm.testing import (
     FamilyParts,
 )
 
-EXAMPLES = [
-    {"prompt_ids": [10, 11, 12], "input_ids": [20, 21]},
-    {"prompt_ids": [13], "input_ids": [22, 23, 24]},
-    {"prompt_ids": [14, 15, 16, 17], "input_ids": [25]},
-]
 WAYS = {
     "surest first": {"confidence": "top_prob"},
     "as many as are sure": {"confidence": "entropy", "threshold": 0.5},
+    "in random order": {"remasking": Remasking(count=1, budget=2), "top_k": 20},
     "by blocks": {"confidence": "prob_diff", "block_length": 2},
 }
 
@@ -86,6 +84,7 @@ class TestMLMPredictor(BasePredictorTests):
 class TestMLMFamily(FamilyContract):
     overfit_steps = 120
     way = WAYS["surest first"]
+    way_of_sampler = WAYS["in random order"]
 
     def make_family(self, *, seed, extra_padding=0):
         tokenizer = SimpleSpaceTokenizer.for_numbers(30)
@@ -103,6 +102,9 @@ class TestMLMFamily(FamilyContract):
             examples=EXAMPLES,
         )
 
+    def make_sampler(self, parts):
+        return MLMPredictor(6, parts.predictor.max_new_tokens, **self.way_of_sampler)
+
     def predictor(self):
         return MLMPredictor(6, 6, temperature=0.0, **self.way)
 
@@ -111,13 +113,13 @@ class TestMLMFamily(FamilyContract):
 
 
 class TestMLMFamilyByBlocks(TestMLMFamily):
-    way = WAYS["by blocks"]
+    way = way_of_sampler = WAYS["by blocks"]
 
 
 class TestMLMFamilyInAWholeBlock(TestMLMFamily):
     """The masks are in the batch, and the predictor adds none."""
 
-    way = WAYS["as many as are sure"]
+    way = way_of_sampler = WAYS["as many as are sure"]
 
     def predictor(self):
         return MLMPredictor(6, None, temperature=0.0, **self.way)

@@ -10,8 +10,8 @@ from pellucid.families.mlm import (
     MLMSeq2SeqPredCollator,
     RotaryTransformerMLMModel,
 )
-from pellucid.families.mlm._order import DOUBTS, count_within, rank, share_of_steps
 from pellucid.xlm.datamodule import SimpleSpaceTokenizer
+from pellucid.xlm.sampling import DOUBTS, Remasking
 
 PAD, CLS, MASK, EOS, BOS, SEP, UNK = range(7)
 TOKENIZER = SimpleSpaceTokenizer.for_numbers(12)
@@ -37,6 +37,7 @@ WAYS = [
     {"confidence": "entropy", "threshold": 2.0, "block_length": 2},
     {"confidence": None, "block_length": 2, "top_k": 3},
     {"confidence": "prob_diff", "top_p": 0.7, "confidence_temperature": 0.5},
+    {"confidence": "top_prob", "remasking": Remasking(count=1, budget=3)},
 ]
 
 
@@ -53,7 +54,8 @@ def test_all_is_filled_within_the_steps(mlm_model, batch, way, max_steps):
     assert ids.shape == (3, 11)
     assert torch.equal(ids[:, :6], batch["input_ids"])
     assert not torch.isin(ids[:, 6:], FORBIDDEN).any()
-    assert max(found["steps_taken"]) <= min(max_steps, 5)
+    n_again = 3 if "remasking" in way else 0
+    assert max(found["steps_taken"]) <= min(max_steps, 5 + n_again)
     assert sum(n_read) == sum(found["steps_taken"])
     assert found["output_start_idx"] == 6
 
@@ -75,7 +77,8 @@ def test_whatever_the_network_says_what_was_given_stays(seed, way, steps):
     assert torch.equal(found["ids"][given_at], before[given_at])
     assert not torch.isin(found["ids"], FORBIDDEN).any()
     n_masks = (before == MASK).sum(1)
-    assert (torch.tensor(found["steps_taken"]) <= n_masks.clamp(max=steps)).all()
+    n_again = 3 if "remasking" in way else 0
+    assert (torch.tensor(found["steps_taken"]) <= (n_masks + n_again).clamp(max=steps)).all()
 
 
 def naive(model, row, n_steps, doubt):
@@ -169,6 +172,7 @@ def test_text_is_completed_or_filled(mlm_model):
     completing = predictor(mlm_model)
     generator = torch.Generator().manual_seed(0)
     first = completing.generate(["1 2", ""], generator=generator)
+    assert first != completing.generate(["1 2", ""], generator=generator)
     assert first == completing.generate(["1 2", ""], generator=generator.manual_seed(0))
     filling = predictor(mlm_model, max_new_tokens=None)
     assert filling.generate(["1 [MASK] 3"])[0].startswith("1 ")
@@ -186,47 +190,6 @@ def test_records_hold_what_was_written(mlm_model, batch):
         assert text == TOKENIZER.decode(ids[:end], skip_special_tokens=True)
 
 
-def test_the_rule_of_doubts_takes_a_prefix_that_stays_below():
-    doubts = torch.tensor([[0.1, 0.5, 0.2, 0.0], [0.9, 0.8, 0.7, 0.6]])
-    is_open = torch.tensor([[True, True, True, False], [True] * 4])
-    # Of 0.1, 0.2, 0.5 the sums are 0.1, 0.3, 0.8; without the largest 0, 0.1, 0.3.
-    for threshold, with_all, without in ((0.25, 1, 2), (0.35, 2, 3), (1e-9, 1, 1), (0.9, 3, 3)):
-        for spares_largest, expected in ((False, with_all), (True, without)):
-            counts = count_within(doubts, is_open, threshold, spares_largest=spares_largest)
-            assert counts[0] == expected
-    assert count_within(doubts, is_open, 0.65, spares_largest=True)[1] == 2
-    assert count_within(doubts, is_open, 0.65, spares_largest=False)[1] == 1
-
-
-def test_the_surest_is_ranked_first_and_the_leftmost_of_equals():
-    doubts, is_open = torch.tensor([[0.5, 0.2, 0.2, 0.0]]), torch.tensor([[True] * 3 + [False]])
-    assert rank(doubts, is_open).tolist() == [[2, 0, 1, 3]]
-
-
-@given(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=5), steps=st.integers(1, 20))
-def test_no_step_is_empty_and_all_are_enough(sizes, steps):
-    """Count down through blocks as the sampler does."""
-    left, n_steps = list(sizes), 0
-    for steps_left in range(steps, 0, -1):
-        if not left:
-            break
-        counts = [torch.tensor([n]) for n in (sum(left), left[0], len(left))]
-        now = int(share_of_steps(*counts, steps_left))
-        assert 1 <= now <= left[0]
-        left[0] -= now
-        left = left if left[0] else left[1:]
-        n_steps += 1
-    assert not left or steps < len(sizes)
-    assert n_steps <= min(steps, sum(sizes))
-
-
-def test_doubts_are_zero_of_what_is_certain_and_grow_with_doubt():
-    certain, unsure = torch.tensor([0.0, 1.0, 0.0]), torch.full((3,), 1 / 3)
-    for doubt in DOUBTS.values():
-        assert doubt(certain) == 0
-        assert doubt(unsure) > doubt(torch.tensor([0.1, 0.8, 0.1])) > 0
-
-
 def test_bad_input_is_named(mlm_model):
     with pytest.raises(ArgumentError, match="exclude each other"):
         predictor(mlm_model, top_k=2, top_p=0.5)
@@ -235,7 +198,7 @@ def test_bad_input_is_named(mlm_model):
     with pytest.raises(UnknownNameError, match="top_prob"):
         predictor(mlm_model, confidence="topprob")
     with pytest.raises(UnknownNameError, match="dependence"):
-        predictor(mlm_model, threshold_rule="independence")
+        predictor(mlm_model, confidence="entropy", threshold=1.0, threshold_rule="independence")
     with pytest.raises(ArgumentError, match="max_steps is 0"):
         predictor(mlm_model, max_steps=0)
     with pytest.raises(ArgumentError, match="block_length is -1"):

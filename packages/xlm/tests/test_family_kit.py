@@ -6,6 +6,7 @@ from torch import nn
 
 from pellucid.xlm.contracts import Collator, LossFunction, Model, Predictor
 from pellucid.xlm.datamodule import SimpleSpaceTokenizer, is_token_mask, pad_rows
+from pellucid.xlm.sampling import RowStreams, TokenPolicy
 from pellucid.xlm.testing import (
     BaseCollatorTests,
     BaseLossTests,
@@ -110,10 +111,25 @@ class ToyLoss(LossFunction):
 
 
 class ToyPredictor(Predictor):
-    """Fills all gaps at once with the best tokens."""
+    """Fills all gaps at once with the best tokens, or with what it draws."""
 
-    def __init__(self, defect: str = "") -> None:
+    def __init__(self, defect: str = "", *, draws: bool = False) -> None:
         self.defect = defect
+        self.draws = draws and defect != "draws nothing"
+
+    def choose(self, logits, batch):
+        if not self.draws:
+            return logits.argmax(dim=-1)
+        places = batch["attention_mask"].cumsum(1)[:, -WIDTH:]
+        uniforms = RowStreams.of(batch, self.generator).uniforms(places)
+        if self.defect == "draws in sequence":
+            uniforms = torch.rand(uniforms.shape, generator=self.generator, dtype=torch.float64)
+        if self.defect == "draws by column":
+            columns = torch.arange(batch["input_ids"].shape[1]).expand_as(batch["input_ids"])
+            uniforms = RowStreams.of(batch, self.generator).uniforms(columns[:, -WIDTH:])
+        if self.defect == "draws without seed":
+            uniforms = RowStreams.of(batch, None).uniforms(places)
+        return TokenPolicy().draw(logits, uniforms)
 
     def predict(self, batch, batch_idx=None, dataloader_idx=None, dataloader_name=None):
         was_training = self.model.training
@@ -123,7 +139,7 @@ class ToyPredictor(Predictor):
             logits.sum().backward()
         logits[..., MASK] = -torch.inf
         ids = batch["input_ids"] if self.defect == "writes" else batch["input_ids"].clone()
-        ids[:, -WIDTH:] = logits[:, -WIDTH:].argmax(dim=-1)
+        ids[:, -WIDTH:] = self.choose(logits[:, -WIDTH:], batch)
         if self.defect == "prompt":
             ids[:, :-WIDTH][ids[:, :-WIDTH] == 10] = 11
         if self.defect == "mask":
@@ -168,6 +184,9 @@ class ToyContract(FamilyContract):
             examples=EXAMPLES,
         )
 
+    def make_sampler(self, parts: FamilyParts) -> ToyPredictor:
+        return ToyPredictor(self.defect, draws=True)
+
 
 LAWS = sorted(name for name in dir(FamilyContract) if name.startswith("test_"))
 
@@ -187,6 +206,7 @@ BREACHES = {
     "test_a_batch_equals_its_rows": ("company", "depends on the rows beside it"),
     "test_a_checkpoint_holds_everything": ("unsaved", "after loading"),
     "test_noise_follows_from_the_generators": ("global noise", "and then"),
+    "test_a_sample_belongs_to_its_row": ("draws in sequence", "depends on its batch"),
 }
 
 
@@ -195,6 +215,27 @@ def test_each_law_catches_its_defect(law) -> None:
     defect, message = BREACHES[law]
     with pytest.raises(AssertionError, match=message):
         getattr(ToyContract(defect), law)()
+
+
+@pytest.mark.parametrize(
+    ("defect", "message"),
+    [
+        ("draws nothing", "the sampler draws nothing"),
+        ("draws by column", "depends on the padding of its prompt"),
+        ("draws without seed", "do not depend on the seed"),
+    ],
+)
+def test_a_sample_that_does_not_belong_to_its_row_is_caught(defect, message) -> None:
+    with pytest.raises(AssertionError, match=message):
+        ToyContract(defect).test_a_sample_belongs_to_its_row()
+
+
+def test_a_family_without_a_sampler_is_told_so() -> None:
+    class Silent(ToyContract):
+        make_sampler = FamilyContract.make_sampler
+
+    with pytest.raises(pytest.fail.Exception, match="Silent needs make_sampler"):
+        Silent().test_a_sample_belongs_to_its_row()
 
 
 # ---- suites of the parts -------------------------------------------------------------------------

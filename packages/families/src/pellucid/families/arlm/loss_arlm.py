@@ -8,13 +8,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from pellucid.families.arlm.types_arlm import (
-    IGNORED,
     PROMPT_TYPE,
     ARLMBatch,
     ARLMLossDict,
     ARLMModel,
 )
-from pellucid.xlm.contracts import LossFunction, NLLBound
+from pellucid.xlm.contracts import IGNORED, LossFunction, NLLBound
 
 
 class ARLMLoss(LossFunction[ARLMBatch, ARLMLossDict]):

@@ -2,11 +2,10 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from pellucid.core import ArgumentError, UnknownNameError
@@ -15,27 +14,20 @@ from pellucid.families.arlm.types_arlm import (
     ARLMPredictionBatch,
     ARLMPredictionDict,
 )
-from pellucid.xlm.contracts import Predictor
-from pellucid.xlm.datamodule import PromptLayout
-from pellucid.xlm.modules import (
-    KeyValueCache,
-    TokenConstraints,
-    evaluating,
-    keep_top_k,
-    keep_top_p,
-    positions_of,
-    sample_from_logits,
-)
+from pellucid.xlm.modules import KeyValueCache, TokenConstraints, evaluating, positions_of
+from pellucid.xlm.sampling import PromptedPredictor, RowStreams, TokenPolicy
 
 Logits = Float[Tensor, "batch d_vocab"]
 
+SAMPLING_METHODS = ("sample", "sample_top_k", "sample_top_p")
 
-class ARLMPredictor(Predictor[ARLMPredictionBatch, ARLMPredictionDict]):
+
+class ARLMPredictor(PromptedPredictor[ARLMPredictionBatch, ARLMPredictionDict]):
     """Write from left to right until every row has ended.
 
     Keys and values of what was read are kept, and rows that have ended leave the batch: a token
-    costs the work of one token. No special token but EOS is ever written. What a row draws does
-    not depend on which other rows have ended.
+    costs the work of one token. No special token but EOS is ever written. What a row draws depends
+    on no other row; see `pellucid.xlm.sampling.RowStreams`.
 
     Args:
         max_steps: The most tokens to write; as many as `max_length` allows if None.
@@ -53,6 +45,13 @@ class ARLMPredictor(Predictor[ARLMPredictionBatch, ARLMPredictionDict]):
     Raises:
         ArgumentError: A number is out of its range, or the sampling method is unknown.
     """
+
+    record_columns: ClassVar[tuple[str, ...]] = (
+        "text",
+        "text_with_spl_tokens",
+        "time_taken",
+        "steps_taken",
+    )
 
     def __init__(
         self,
@@ -72,13 +71,16 @@ class ARLMPredictor(Predictor[ARLMPredictionBatch, ARLMPredictionDict]):
         if max_steps is None and max_length is None:
             message = "max_steps and max_length are both None; say how long a text may get"
             raise ArgumentError(message)
-        if sampling_method not in _FILTERS:
-            raise UnknownNameError("sampling method", sampling_method, _FILTERS)
+        if sampling_method not in SAMPLING_METHODS:
+            raise UnknownNameError("sampling method", sampling_method, SAMPLING_METHODS)
         self.max_steps, self.max_length = max_steps, max_length
         self.tokenizer, self.noise_schedule, self.model = tokenizer, noise_schedule, model
-        self.sampling_method, self.top, self.p = sampling_method, top, p
-        self.temperature, self.use_cache, self.add_bos = temperature, use_cache, add_bos
-        self._keep(torch.zeros(1, 1))  # so that a wrong k or p is known now
+        self.use_cache, self.add_bos = use_cache, add_bos
+        self.tokens = TokenPolicy(
+            temperature=temperature,
+            top_k=top if sampling_method == "sample_top_k" else None,
+            top_p=p if sampling_method == "sample_top_p" else None,
+        )
 
     def predict(
         self,
@@ -100,52 +102,6 @@ class ARLMPredictor(Predictor[ARLMPredictionBatch, ARLMPredictionDict]):
                 if not len(writing.active):
                     break
         return self._describe(writing)
-
-    def to_dict(
-        self,
-        batch: ARLMPredictionBatch,
-        preds: ARLMPredictionDict,
-        batch_idx: int | None = None,
-        dataloader_idx: int | None = None,
-        dataloader_name: str | None = None,
-    ) -> list[dict[str, Any]]:
-        """Return a record per row: its text, ids, time and steps."""
-        del batch, batch_idx, dataloader_idx, dataloader_name
-        columns = ("text", "text_with_spl_tokens", "time_taken", "steps_taken")
-        return [
-            {"ids": ids, **{name: preds[name][row] for name in columns}}
-            for row, ids in enumerate(preds["ids"].tolist())
-        ]
-
-    def generate(
-        self, prompts: list[str], *, generator: torch.Generator | None = None
-    ) -> list[str]:
-        """Complete prompts given as text.
-
-        Args:
-            prompts: One per row; an empty one needs `add_bos`.
-            generator: Where to draw from; the predictor's own if None.
-
-        Raises:
-            ArgumentError: A prompt is empty, and there is no BOS to begin with.
-        """
-        if not prompts:
-            return []
-        rows = [self.tokenizer.encode(prompt, add_special_tokens=False) for prompt in prompts]
-        room = max(map(len, rows)) + 1
-        layout = PromptLayout(
-            tokenizer=self.tokenizer, block_size=room, add_bos=self.add_bos, truncate="max"
-        )
-        ids, is_token = layout.lay_out(rows)
-        device = next(self.model.parameters()).device
-        own, self.generator = self.generator, generator or self.generator
-        try:
-            batch = ARLMPredictionBatch(
-                input_ids=ids.to(device), attention_mask=is_token.to(device)
-            )
-            return self.predict(batch)["text"]
-        finally:
-            self.generator = own
 
     def _begin(self, batch: ARLMPredictionBatch) -> "_Writing":
         prompts, mask = batch["input_ids"], batch["attention_mask"].bool()
@@ -175,6 +131,7 @@ class ARLMPredictor(Predictor[ARLMPredictionBatch, ARLMPredictionDict]):
             room=room,
             active=torch.arange(n_rows, device=prompts.device),
             constraints=constraints,
+            streams=RowStreams.of(batch, self.generator),
             cache=self.model.new_cache(n_rows, start + room) if has_cache else None,
             steps=[0] * n_rows,
             seconds=[0.0] * n_rows,
@@ -183,17 +140,7 @@ class ARLMPredictor(Predictor[ARLMPredictionBatch, ARLMPredictionDict]):
     def _write_token(self, writing: "_Writing") -> None:
         """Write the next token of every row that goes on, and take out those that end with it."""
         logits = writing.constraints.restrict(self._next_logits(writing))
-        # Numbers are drawn for all rows, those that have ended too, so that no row's draw depends
-        # on what became of the others.
-        uniforms = torch.rand(
-            len(writing.ids),
-            generator=self.generator,
-            device=logits.device,
-            dtype=torch.float64,
-        )
-        tokens = sample_from_logits(
-            self._keep(logits), temperature=self.temperature, uniforms=uniforms[writing.active]
-        )
+        tokens = self.tokens.draw(logits, writing.uniforms())
         writing.append(tokens, is_end=tokens == self.tokenizer.eos_token_id)
 
     def _next_logits(self, writing: "_Writing") -> Logits:
@@ -210,9 +157,6 @@ class ARLMPredictor(Predictor[ARLMPredictionBatch, ARLMPredictionDict]):
         return self.model(
             writing.ids[active, begin:end], mask, positions, where=where, cache=writing.cache
         ).float()
-
-    def _keep(self, logits: Logits) -> Logits:
-        return _FILTERS[self.sampling_method](self, logits)
 
     def _describe(self, writing: "_Writing") -> ARLMPredictionDict:
         written = writing.ids[:, writing.start :].tolist()
@@ -242,6 +186,7 @@ class _Writing:
         room: How many tokens may be written.
         active: The rows that have not ended, ascending.
         constraints: What may be written.
+        streams: The random numbers of all rows.
         cache: What is kept of the active rows.
         steps: Network evaluations of each row.
         seconds: Time until each row ended.
@@ -254,10 +199,15 @@ class _Writing:
     room: int
     active: Int64[Tensor, " kept"]
     constraints: TokenConstraints
+    streams: RowStreams
     cache: KeyValueCache | None
     steps: list[int]
     seconds: list[float]
     began: float = dataclasses.field(default_factory=time.perf_counter)
+
+    def uniforms(self) -> Float64[Tensor, " kept"]:
+        """Return a number from [0, 1) for the next token of each active row, by its position."""
+        return self.streams.keep(self.active).uniforms(self.mask[self.active].sum(dim=1))
 
     def append(self, tokens: Int64[Tensor, " kept"], *, is_end: Bool[Tensor, " kept"]) -> None:
         """Write a token in every active row; those that end with it are active no longer."""
@@ -275,10 +225,3 @@ class _Writing:
             self.active = self.active[~is_end]
             if self.cache is not None:
                 self.cache.keep_rows(~is_end)
-
-
-_FILTERS: dict[str, Callable[[ARLMPredictor, Logits], Logits]] = {
-    "sample": lambda predictor, logits: logits,
-    "sample_top_k": lambda predictor, logits: keep_top_k(logits, predictor.top),
-    "sample_top_p": lambda predictor, logits: keep_top_p(logits, predictor.p),
-}

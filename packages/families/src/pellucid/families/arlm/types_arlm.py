@@ -5,9 +5,6 @@ from typing import NotRequired, Protocol, TypedDict, runtime_checkable
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-IGNORED = -100
-"""The target of a position about which nothing is asked."""
-
 PROMPT_TYPE, SUFFIX_TYPE, PADDING_TYPE = 0, 1, 2
 """Token types: what is given, what is to be predicted, and what is neither."""
 

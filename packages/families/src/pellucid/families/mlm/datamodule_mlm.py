@@ -9,22 +9,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from pellucid.core import ArgumentError
-from pellucid.families.mlm.types_mlm import (
-    IGNORED,
-    MLMBatch,
-    MLMPredictionBatch,
-    PackedMLMBatch,
-)
-from pellucid.xlm.contracts import Collator
+from pellucid.families.mlm.types_mlm import MLMBatch, MLMPredictionBatch, PackedMLMBatch
+from pellucid.xlm.contracts import IGNORED, Collator
 from pellucid.xlm.datamodule import (
-    PromptLayout,
+    SuffixLayout,
     TextLayout,
     check_special_tokens,
     is_token_mask,
     pad_rows,
     read_rows,
-    with_ends,
 )
+from pellucid.xlm.datamodule import print_batch as print_batch_mlm
 from pellucid.xlm.modules import select_random_indices
 
 
@@ -140,25 +135,19 @@ class _Seq2SeqCollator(_MaskingCollator):
             pass_through_fields: Fields of examples that the batch holds as lists.
         """
         super().__init__(tokenizer, block_size, noise_schedule)
-        self.input_block_size = input_block_size
         self.loss_on_padding = loss_on_padding
-        self._fields = (prompt_field, target_field)
         self._passed = tuple(pass_through_fields)
-        self._prompts = PromptLayout(
-            tokenizer=tokenizer, block_size=input_block_size, add_bos=add_bos, truncate=truncate
+        self._layout = SuffixLayout(
+            tokenizer=tokenizer,
+            block_size=block_size,
+            input_block_size=input_block_size,
+            add_bos=add_bos,
+            add_eos=add_eos,
+            with_padding=loss_on_padding,
+            truncate=truncate,
+            prompt_field=prompt_field,
+            target_field=target_field,
         )
-        self._suffixes = TextLayout(tokenizer=tokenizer, block_size=block_size, add_eos=add_eos)
-
-    def _read_suffixes(self, examples: Sequence[Mapping[str, Any]]) -> list[Sequence[int]]:
-        rows = read_rows(examples, self._fields[1], "input_ids")
-        longest = max(map(len, rows)) + self._suffixes.add_eos
-        if longest > self._width:
-            message = (
-                f"a suffix has {longest} tokens, EOS included, and does not fit into "
-                f"block_size={self._width!r}; raise it"
-            )
-            raise ArgumentError(message)
-        return rows
 
     def _pass_through(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
         return {name: [example.get(name) for example in examples] for name in self._passed}
@@ -176,20 +165,8 @@ class MLMSeq2SeqTrainCollator(_Seq2SeqCollator):
         Raises:
             ArgumentError: A prompt or a suffix does not fit into its block.
         """
-        prompts = self._prompts.end(read_rows(examples, self._fields[0]))
-        after = self.tokenizer.eos_token_id if self._suffixes.add_eos else None
-        suffixes = with_ends(self._read_suffixes(examples), after=after)
-        rows = [[*one, *other] for one, other in zip(prompts, suffixes, strict=True)]
-        starts = torch.tensor([len(prompt) for prompt in prompts])[:, None]
-        width = self._width + (
-            self._prompts.block_size if self._prompts.truncate == "block" else int(starts.max())
-        )
-        ids, lengths = pad_rows(rows, width, pad=self.tokenizer.pad_token_id)
-        columns = torch.arange(width)
-        in_window = (columns >= starts) & (columns < starts + self._width)
-        if not self.loss_on_padding:
-            in_window &= is_token_mask(lengths, width)
-        batch = self._mask(ids, in_window | (columns < starts), in_window)
+        joined = self._layout.join(examples)
+        batch = self._mask(joined.ids, joined.is_shown, joined.is_suffix)
         return cast("MLMBatch", {**batch, **self._pass_through(examples)})
 
 
@@ -202,8 +179,8 @@ class MLMSeq2SeqCollator(_Seq2SeqCollator):
         Raises:
             ArgumentError: A prompt or a suffix does not fit into its block.
         """
-        prompts, has_prompt = self._prompts.lay_out(read_rows(examples, self._fields[0]))
-        suffixes, has_suffix = self._suffixes.lay_out(self._read_suffixes(examples))
+        prompts, has_prompt, _ = self._layout.lay_out(examples)
+        suffixes, has_suffix = self._layout.suffixes.lay_out(self._layout.read_suffixes(examples))
         if self.loss_on_padding:
             has_suffix = torch.ones_like(has_suffix)
         nothing = torch.zeros_like(has_prompt)
@@ -224,24 +201,14 @@ class MLMSeq2SeqPredCollator(_Seq2SeqCollator):
         Raises:
             ArgumentError: A prompt or a suffix does not fit into its block.
         """
-        prompts, has_prompt = self._prompts.lay_out(read_rows(examples, self._fields[0]))
-        suffixes, _ = self._suffixes.lay_out(self._read_suffixes(examples))
-        return self._finish(prompts, has_prompt, suffixes, self._pass_through(examples))
-
-    def _finish(
-        self,
-        prompts: Int64[Tensor, "batch pos"],
-        has_prompt: Bool[Tensor, "batch pos"],
-        suffixes: Int64[Tensor, "batch target_pos"],
-        passed: dict[str, list[Any]],
-    ) -> MLMPredictionBatch:
+        prompts, has_prompt, suffixes = self._layout.lay_out(examples)
         batch: MLMPredictionBatch = {
             "input_ids": prompts,
             "attention_mask": has_prompt,
             "target_ids": suffixes,
             "fixed_positions_mask": torch.ones_like(has_prompt),
         }
-        return cast("MLMPredictionBatch", {**batch, **passed})
+        return cast("MLMPredictionBatch", {**batch, **self._pass_through(examples)})
 
 
 class MLMSeq2SeqFullPredCollator(MLMSeq2SeqPredCollator):
@@ -251,21 +218,21 @@ class MLMSeq2SeqFullPredCollator(MLMSeq2SeqPredCollator):
     wide as the row.
     """
 
-    def _finish(
-        self,
-        prompts: Int64[Tensor, "batch pos"],
-        has_prompt: Bool[Tensor, "batch pos"],
-        suffixes: Int64[Tensor, "batch target_pos"],
-        passed: dict[str, list[Any]],
-    ) -> MLMPredictionBatch:
-        more = (0, self._width)
-        batch: MLMPredictionBatch = {
-            "input_ids": functional.pad(prompts, more, value=self.tokenizer.mask_token_id),
-            "attention_mask": functional.pad(has_prompt, more, value=True),
-            "target_ids": torch.cat((prompts, suffixes), dim=1),
-            "fixed_positions_mask": functional.pad(torch.ones_like(has_prompt), more, value=False),
+    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> MLMPredictionBatch:
+        """Collate examples.
+
+        Raises:
+            ArgumentError: A prompt or a suffix does not fit into its block.
+        """
+        batch: dict[str, Any] = dict(super().__call__(examples))
+        ends = {"input_ids": self.tokenizer.mask_token_id, "attention_mask": True}
+        ends["fixed_positions_mask"] = False
+        wider = {
+            name: functional.pad(batch[name], (0, self._width), value=value)
+            for name, value in ends.items()
         }
-        return cast("MLMPredictionBatch", {**batch, **passed})
+        targets = torch.cat((batch["input_ids"], batch["target_ids"]), dim=1)
+        return cast("MLMPredictionBatch", {**batch, **wider, "target_ids": targets})
 
 
 class MLMInfillPredCollator(_MaskingCollator):
@@ -423,13 +390,17 @@ class MLMEmptyDataset(MLMEmptyDatasetFromLengthRef):
         super().__init__(tokenizer, num_examples, [max_length])
 
 
-def print_batch_mlm(
-    batch: Mapping[str, Any], split: str, tokenizer: Any, dataloader_name: str = ""
-) -> None:
-    """Print the first row of a batch, as the network reads it and as it should be filled."""
-    print(f"{split}/{dataloader_name}: {len(batch['input_ids'])} rows")  # noqa: T201
-    for name in ("input_ids", "target_ids"):
-        row = batch.get(name)
-        if row is not None:
-            shown = [int(token) for token in row[0] if token != IGNORED]
-            print(f"  {name}: {tokenizer.decode(shown)}")  # noqa: T201
+__all__ = [
+    "DefaultInfillMLMCollator",
+    "DefaultMLMCollator",
+    "MLMEmptyDataset",
+    "MLMEmptyDatasetFromLengthRef",
+    "MLMInfillPredCollator",
+    "MLMInfillWithExactTargetPredCollator",
+    "MLMSeq2SeqCollator",
+    "MLMSeq2SeqFullPredCollator",
+    "MLMSeq2SeqPredCollator",
+    "MLMSeq2SeqTrainCollator",
+    "PackedMLMCollator",
+    "print_batch_mlm",
+]

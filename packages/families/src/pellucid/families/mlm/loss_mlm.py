@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from pellucid.core import ArgumentError
-from pellucid.families.mlm.types_mlm import IGNORED, MLMBatch, MLMLossDict, MLMModel
-from pellucid.xlm.contracts import LossFunction, NLLBound
+from pellucid.families.mlm.types_mlm import MLMBatch, MLMLossDict, MLMModel
+from pellucid.xlm.contracts import IGNORED, LossFunction, NLLBound
 from pellucid.xlm.modules import TokenConstraints, evaluating, select_random_indices
 
 

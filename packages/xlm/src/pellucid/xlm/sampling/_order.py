@@ -16,14 +16,15 @@ from pellucid.xlm.sampling._streams import Stream
 
 @runtime_checkable
 class OrderPolicy(Protocol):
-    """Chooses positions. `FillOrder` is one; another may look at anything that `Opening` has.
+    """Chooses positions. `FillOrder` is one; another may look at anything that `Opening` has."""
 
-    Attributes:
-        needs_logits: Whether it looks at what the network says of all open positions. If it does
-            not, it chooses first, and the network reads only rows in which something is chosen.
-    """
+    @property
+    def needs_logits(self) -> bool:
+        """Whether it looks at what the network says of all open positions.
 
-    needs_logits: bool
+        If it does not, it chooses first, and only rows in which something is chosen are read.
+        """
+        ...
 
     def choose(
         self, opening: Opening, logits: Float[Tensor, "picked_pos d_vocab"] | None

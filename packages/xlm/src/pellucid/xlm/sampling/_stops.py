@@ -17,13 +17,12 @@ class StopRule(Protocol):
 
     What stands at and after the end is padding, and the row is finished when all before it is
     filled.
-
-    Attributes:
-        force_fill_max: With at most so many gaps before the end, all of them are filled in the
-            next step; 0 to go on as before.
     """
 
-    force_fill_max: int
+    @property
+    def force_fill_max(self) -> int:
+        """With at most so many gaps before the end, all of them are filled in the next step."""
+        ...
 
     def ends(
         self, ids: Int64[Tensor, "batch pos"], is_text: Bool[Tensor, "batch pos"]

@@ -12,11 +12,11 @@ N_WORDS = 50
 """Ordinary words of the tokenizer that the suites use."""
 
 
-EXAMPLES = (
+EXAMPLES: list[dict[str, list[int]]] = [
     {"prompt_ids": [10, 11, 12], "input_ids": [20, 21]},
     {"prompt_ids": [13], "input_ids": [22, 23, 24]},
     {"prompt_ids": [14, 15, 16, 17], "input_ids": [25]},
-)
+]
 """Prompts and suffixes of several lengths, ordinary words of the tokenizer above."""
 
 
