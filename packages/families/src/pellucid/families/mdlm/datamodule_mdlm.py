@@ -9,8 +9,8 @@ from torch import Tensor
 
 from pellucid.core import ArgumentError, UnknownNameError
 from pellucid.families.mdlm._noising import NOISINGS, noise_batch
-from pellucid.families.mdlm.types_mdlm import IGNORED, MDLMBatch, MDLMPredictionBatch
-from pellucid.xlm.contracts import Collator
+from pellucid.families.mdlm.types_mdlm import MDLMBatch, MDLMPredictionBatch
+from pellucid.xlm.contracts import IGNORED, Collator
 from pellucid.xlm.datamodule import (
     SuffixLayout,
     TextLayout,
@@ -19,6 +19,7 @@ from pellucid.xlm.datamodule import (
     pad_rows,
     read_rows,
 )
+from pellucid.xlm.datamodule import print_batch as print_batch_mdlm
 from pellucid.xlm.noise import ContinuousTimeLogLinear
 
 _BOS_LOCATIONS = {"before_prefix": "input", "after_prefix": "output"}
@@ -290,15 +291,11 @@ class MDLMEmptyDataset:
         return (self[index] for index in range(len(self)))
 
 
-def print_batch_mdlm(
-    batch: Mapping[str, Any], split: str, tokenizer: Any, dataloader_name: str = ""
-) -> None:
-    """Print the first row of a batch, as the network reads it and as it should be filled."""
-    print(f"{split}/{dataloader_name}: {len(batch['input_ids'])} rows")  # noqa: T201
-    for name in ("input_ids", "target_ids"):
-        row = batch.get(name)
-        if row is not None:
-            shown = [int(token) for token in row[0] if token != IGNORED]
-            print(f"  {name}: {tokenizer.decode(shown)}")  # noqa: T201
-    if "t" in batch:
-        print(f"  t: {float(batch['t'][0]):.3f}")  # noqa: T201
+__all__ = [
+    "DefaultMDLMCollator",
+    "MDLMEmptyDataset",
+    "MDLMInfillPredCollator",
+    "MDLMSeq2SeqPredCollator",
+    "MDLMSeq2SeqTrainCollator",
+    "print_batch_mdlm",
+]

@@ -10,8 +10,8 @@ from torch.nn import functional
 from pellucid.core import ArgumentError, UnknownNameError
 from pellucid.families.mdlm._noising import mask_a_number
 from pellucid.families.mdlm._subs import forbid_mask
-from pellucid.families.mdlm.types_mdlm import IGNORED, MDLMBatch, MDLMLossDict, MDLMNetwork
-from pellucid.xlm.contracts import LossFunction, NLLBound
+from pellucid.families.mdlm.types_mdlm import MDLMBatch, MDLMLossDict, MDLMNetwork
+from pellucid.xlm.contracts import IGNORED, LossFunction, NLLBound
 from pellucid.xlm.modules import evaluating
 
 WEIGHTINGS = ("bound", "even")
