@@ -51,18 +51,18 @@ WAYS = {
         "second_sampling_method": "sample",
         "second_temperature": 0.0,
     },
-    "the best of several": {"temperature": 0.0, "max_insertions": 3},
-    "several at once": {"max_insertions": 3},
 }
+
+
+SHAPE = ("num_embeddings", "d_model", "num_layers", "nhead")
+SEVERAL = {"temperature": 0.0, "max_insertions": 3}
 
 
 class TestILMModel(BaseModelTests):
     @pytest.fixture(params=MODELS.values(), ids=MODELS)
     def model(self, request, tiny_model_kwargs):
         settings = dict(tiny_model_kwargs)
-        shape = [
-            settings.pop(name) for name in ("num_embeddings", "d_model", "num_layers", "nhead")
-        ]
+        shape = [settings.pop(name) for name in SHAPE]
         return request.param(*shape, **settings)
 
     @pytest.fixture
@@ -120,6 +120,17 @@ class TestILMPredictorWithoutAHead(TestILMPredictor):
         return ILMPredictor(6, 12, simple_tokenizer, model=model, **way)
 
 
+class TestILMPredictorOfSeveral(TestILMPredictor):
+    @pytest.fixture
+    def predictor(self, way, tiny_model_kwargs, simple_tokenizer):
+        settings = dict(tiny_model_kwargs)
+        shape = [settings.pop(name) for name in SHAPE]
+        several = {"max_insertions": 3, "insertion_threshold": 3.0, **way}
+        return ILMPredictorWithLengthClassification(
+            6, None, simple_tokenizer, model=count_to_nine(*shape, **settings), **several
+        )
+
+
 class TestILMFamily(FamilyContract):
     overfit_steps = 200
     way = WAYS["the best"]
@@ -157,7 +168,7 @@ class TestILMFamilySlotFirst(TestILMFamily):
 class TestILMFamilyThatCounts(TestILMFamily):
     """How many tokens are missing is learnt, and several are inserted at once."""
 
-    way = WAYS["the best of several"]
+    way = SEVERAL
 
     def model(self, *shape, **settings):
         return count_to_nine(*shape, **settings)

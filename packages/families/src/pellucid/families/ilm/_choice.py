@@ -1,6 +1,5 @@
 """Which token is inserted where."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -41,29 +40,28 @@ class InsertionPolicy:
         tokens: How tokens are drawn; of slots and tokens together if `slots` is None.
         slots: How slots are drawn, each with what all its tokens sum up to.
         max_insertions: At how many slots of a row a token is inserted at once.
-        insertion_ratio: After the first one, only what is at least so probable, measured by the
-            most probable of them.
+        insertion_threshold: Insert at once as much as keeps the sum of doubts below it, and at
+            least one token. That sum bounds the chance that any of them is wrong.
     """
 
     tokens: TokenPolicy
     slots: TokenPolicy | None = None
     max_insertions: int = 1
-    insertion_ratio: float = 0.5
+    insertion_threshold: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.max_insertions < 1:
-            message = f"max_insertions is {self.max_insertions!r}; insert at least one token"
-            raise ArgumentError(message)
-        if not 0 < self.insertion_ratio <= 1:
-            message = f"insertion_ratio is {self.insertion_ratio!r}; give a number in (0, 1]"
-            raise ArgumentError(message)
+        for name in ("max_insertions", "insertion_threshold"):
+            if getattr(self, name) <= 0:
+                message = f"{name} is {getattr(self, name)!r}; give a positive number"
+                raise ArgumentError(message)
 
     def choose(
         self,
         scores: Scores,
         places: Int64[Tensor, "batch slot"],
-        most: Int64[Tensor, " batch"],
         *,
+        room: Int64[Tensor, " batch"],
+        missing: Float[Tensor, " batch"] | None,
         streams: RowStreams,
         step: int,
     ) -> Insertions:
@@ -72,23 +70,25 @@ class InsertionPolicy:
         Args:
             scores: Of all slots.
             places: The position of each slot in its text.
-            most: The most insertions of each row, at least one.
+            room: How many tokens each row may still grow by, at least one.
+            missing: How many tokens are missing in each row; read if there may be several
+                insertions.
             streams: Random numbers of the rows.
             step: Which step this is.
         """
+        kept = scores
         if self.slots is None:
-            scores = self.tokens.keep(scores.flatten(1)).view_as(scores)
-        slots = self._draw_slot(scores, streams, step)[:, None]
+            kept = self.tokens.keep(scores.flatten(1)).view_as(scores)
+        slots = self._draw_slot(kept, streams, step)[:, None]
         uniforms = streams.uniforms(places, step=step, stream=Stream.TOKEN)
-        if self.max_insertions == 1:
-            own = scores.take_along_dim(slots[..., None], dim=1)
+        if self.max_insertions == 1 or missing is None:
+            own = kept.take_along_dim(slots[..., None], dim=1)
             tokens = self._draw_tokens(own, uniforms.gather(1, slots))
             is_made = torch.ones_like(slots, dtype=torch.bool)
         else:
-            is_dead = ~scores.isfinite().any(dim=-1, keepdim=True)
-            drawn = self._draw_tokens(scores.masked_fill(is_dead, 0), uniforms)
-            values = scores.take_along_dim(drawn[..., None], dim=2)[..., 0]
-            slots, is_made = self._join(slots, values, most)
+            is_out = ~kept.isfinite().any(dim=-1, keepdim=True)
+            drawn = self._draw_tokens(kept.masked_fill(is_out, 0), uniforms)
+            slots, is_made = self._join(slots, doubts_of(scores, drawn, missing), room)
             tokens = drawn.gather(1, slots)
         return Insertions(places.gather(1, slots), tokens, is_made)
 
@@ -113,18 +113,37 @@ class InsertionPolicy:
     def _join(
         self,
         first: Int64[Tensor, "batch 1"],
-        values: Float[Tensor, "batch slot"],
-        most: Int64[Tensor, " batch"],
+        doubts: Float[Tensor, "batch slot"],
+        room: Int64[Tensor, " batch"],
     ) -> tuple[Int64[Tensor, "batch k"], Bool[Tensor, "batch k"]]:
-        """Put to the first slot others whose tokens are nearly as probable as the best."""
-        least = values.amax(dim=1, keepdim=True) + math.log(self.insertion_ratio)
-        ranked = values.scatter(1, first, torch.inf)
-        best, slots = ranked.topk(min(self.max_insertions, values.shape[1]), dim=1)
-        ranks = torch.arange(best.shape[1], device=best.device)
-        is_made = (best >= least) & (ranks < most[:, None])
+        """Put to the slot that was drawn others, surest first."""
+        n_slots = min(self.max_insertions, doubts.shape[1])
+        slots = doubts.scatter(1, first, -torch.inf).argsort(dim=1, stable=True)[:, :n_slots]
+        ranks = torch.arange(n_slots, device=slots.device)
+        is_sure = doubts.gather(1, slots).cumsum(dim=1) < self.insertion_threshold
+        is_made = (ranks == 0) | (is_sure & (ranks < room[:, None]))
         # From right to left, so that none of them moves those to come.
         slots, order = slots.sort(dim=1, descending=True)
         return slots, is_made.gather(1, order)
+
+
+def doubts_of(
+    scores: Scores, tokens: Int64[Tensor, "batch slot"], missing: Float[Tensor, " batch"]
+) -> Float[Tensor, "batch slot"]:
+    """Return the probability, for each slot, that its token is not missing there.
+
+    An insertion is one of the tokens that are missing, drawn at random: its probability is the
+    share that it has of them, and times their number it is how often it is missing. Without that
+    number, two places for one token look like two tokens for two places.
+
+    Args:
+        scores: Of all slots.
+        tokens: One for each slot.
+        missing: How many tokens are missing in each row.
+    """
+    totals = scores.flatten(1).logsumexp(dim=1)[:, None]
+    shares = (scores.take_along_dim(tokens[..., None], dim=2)[..., 0] - totals).exp()
+    return 1 - (shares * missing[:, None]).clamp(max=1)
 
 
 def spread(
@@ -137,10 +156,3 @@ def spread(
     scores = logits.new_full((*is_slot.shape, logits.shape[1]), -torch.inf)
     scores[is_slot] = logits
     return scores, (~slots).long().argsort(dim=1, stable=True)[:, :widest]
-
-
-def most_missing(length_logits: Float[Tensor, "batch n_classes"]) -> Int64[Tensor, " batch"]:
-    """Return how many tokens are missing most probably, at least one; many if nobody counts."""
-    if length_logits.shape[1] == 2:
-        return length_logits.new_full((len(length_logits),), 1 << 30, dtype=torch.int64)
-    return length_logits[:, 1:].argmax(dim=1) + 1

@@ -1,5 +1,6 @@
 """The samplers of the family: tokens are inserted anywhere, until none is missing."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -11,7 +12,6 @@ from pellucid.core import ArgumentError, RequirementError, UnknownNameError
 from pellucid.families.ilm._choice import (
     STOP_STREAM,
     InsertionPolicy,
-    most_missing,
     spread,
 )
 from pellucid.families.ilm._growing import Growing
@@ -50,9 +50,6 @@ class ILMPredictor(PromptedPredictor[ILMPredictionBatch, ILMPredictionDict]):
         second_top: See `top`.
         second_p: See `p`.
         second_temperature: See `temperature`.
-        max_insertions: At how many slots of a row a token is inserted in one step.
-        insertion_ratio: After the first one, only what is at least so probable, measured by the
-            most probable insertion.
         model: The network; filled in by the harness if None.
         return_history: Return the text after each insertion.
 
@@ -85,8 +82,6 @@ class ILMPredictor(PromptedPredictor[ILMPredictionBatch, ILMPredictionDict]):
         second_top: int = 1000,
         second_p: float = 0.9,
         second_temperature: float = 1.0,
-        max_insertions: int = 1,
-        insertion_ratio: float = 0.5,
         model: ILMModel | None = None,
         return_history: bool = False,
     ) -> None:
@@ -103,8 +98,6 @@ class ILMPredictor(PromptedPredictor[ILMPredictionBatch, ILMPredictionDict]):
             slots=None
             if second_sampling_method is None
             else _policy(second_sampling_method, second_top, second_p, second_temperature),
-            max_insertions=max_insertions,
-            insertion_ratio=insertion_ratio,
         )
 
     def predict(
@@ -145,6 +138,12 @@ class ILMPredictor(PromptedPredictor[ILMPredictionBatch, ILMPredictionDict]):
         del length_logits, step
         return torch.zeros_like(streams.rows, dtype=torch.bool)
 
+    def count_missing(
+        self, length_logits: Float[Tensor, "batch n_classes"] | None
+    ) -> Float[Tensor, " batch"] | None:
+        """Return how many tokens are missing, as far as this predictor knows."""
+        del length_logits
+
     def _begin(self, batch: ILMPredictionBatch) -> Growing:
         shown, slots = batch["attention_mask"].bool(), slots_of(batch)
         if not bool((batch["token_type_ids"] == SUFFIX_TYPE).any(dim=1).all()):
@@ -175,12 +174,12 @@ class ILMPredictor(PromptedPredictor[ILMPredictionBatch, ILMPredictionDict]):
         goes_on = ~is_done
         if bool(goes_on.any()):
             scores, places = spread(growing.constraints.restrict(logits.float()), slots)
-            room = growing.room()
-            most = room if length_logits is None else most_missing(length_logits).minimum(room)
+            missing = self.count_missing(length_logits)
             made = self.policy.choose(
                 scores[goes_on],
                 places[goes_on],
-                most[goes_on],
+                room=growing.room()[goes_on],
+                missing=None if missing is None else missing[goes_on],
                 streams=streams.keep(goes_on),
                 step=step,
             )
@@ -278,8 +277,13 @@ class ILMPredictorWithStoppingClassification(ILMPredictor):
 class ILMPredictorWithLengthClassification(ILMPredictorWithStoppingClassification):
     """The same for a network that says how many tokens are missing.
 
-    Where several are inserted at once, they are no more than it says. Its constructor is that of
-    `ILMPredictorWithStoppingClassification`.
+    It can insert several at once. Its constructor is that of
+    `ILMPredictorWithStoppingClassification`, and further
+
+    Args:
+        max_insertions: At how many slots of a row a token is inserted in one step.
+        insertion_threshold: As many are, surest first, as keep the sum of doubts below it, and at
+            least one. That bounds the chance that any of them is wrong.
     """
 
     def __init__(
@@ -289,11 +293,37 @@ class ILMPredictorWithLengthClassification(ILMPredictorWithStoppingClassificatio
         tokenizer: Any = None,
         *,
         stopping_threshold: float | None = 0.5,
+        max_insertions: int = 1,
+        insertion_threshold: float = 0.1,
         **settings: Any,
     ) -> None:
         super().__init__(
             max_steps, max_length, tokenizer, stopping_threshold=stopping_threshold, **settings
         )
+        self.policy = dataclasses.replace(
+            self.policy, max_insertions=max_insertions, insertion_threshold=insertion_threshold
+        )
+
+    def count_missing(
+        self, length_logits: Float[Tensor, "batch n_classes"] | None
+    ) -> Float[Tensor, " batch"] | None:
+        """Return how many tokens the network expects to be missing, where any are.
+
+        Raises:
+            RequirementError: The network says only whether any are, and several are to be inserted
+                at once.
+        """
+        if length_logits is None or self.policy.max_insertions == 1:
+            return None
+        if length_logits.shape[1] < 3:
+            message = (
+                f"{type(self.model).__name__} does not say how many tokens are missing, without "
+                "which several cannot be inserted at once; set max_insertions=1, or give a model "
+                "that counts them"
+            )
+            raise RequirementError(message)
+        numbers = torch.arange(1, length_logits.shape[1], device=length_logits.device)
+        return (length_logits[:, 1:].float().softmax(dim=1) * numbers).sum(dim=1)
 
 
 def _policy(method: str, top: int, p: float, temperature: float) -> TokenPolicy:
