@@ -15,6 +15,11 @@ STARTER = "starter"
 _KINDS = (".py", ".yaml", ".typed")
 _LOSS = re.compile(r"^class (\w+?)Loss\w*\(", re.MULTILINE)
 _PREFERRED = ("star_easy_", "star_mini_")
+# What makes the predictor of a family draw, where that is more than a temperature.
+_DRAWING = {
+    "arlm": ("predictor.sampling_method=sample",),
+    "ilm": ("predictor.temperature=1.0", "predictor.stopping_threshold=null"),
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,11 @@ class Source:
     def is_read_by_ids_and_mask(self) -> bool:
         """Whether its model is called with token ids and a mask alone, as a test of it is."""
         return self.names.name in (STARTER, "arlm", "mlm")
+
+    @property
+    def drawing(self) -> tuple[str, ...]:
+        """The overrides by which its predictor draws, rather than take what is best."""
+        return _DRAWING.get(self.names.name, ("predictor.temperature=1.0",))
 
     @property
     def origin(self) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from pellucid.core import ArgumentError
 from pellucid.xlm._discovery import LIST_NAME
 from pellucid.xlm.scaffold._copying import (
+    STARTER,
     Source,
     copy_family,
     describe_options,
@@ -117,6 +118,8 @@ def values_of(new: FamilyName, source: Source, package: Mapping[str, str]) -> di
         "stem": new.stem,
         "distribution": new.name.replace("_", "-"),
         "experiment": source.names.rename(source.experiment, new),
+        "drawing": ", ".join(json.dumps(override) for override in source.drawing),
+        "overfit_steps": "150" if source.names.name == STARTER else "300",
         "origin": source.origin,
         "about": f"{about} {source.origin}".strip(),
         "parts": describe_parts(package),
