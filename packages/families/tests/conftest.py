@@ -1,11 +1,17 @@
 """A tokenizer of few words, and networks of milliseconds."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
 from pellucid.families.arlm import RotaryTransformerARLMModel
 from pellucid.families.mlm import RotaryTransformerMLMModel
 from pellucid.xlm.datamodule import SimpleSpaceTokenizer
+
+# The import mode of this workspace keeps test folders off the path.
+sys.path.append(str(Path(__file__).parent))
 
 PAD, CLS, MASK, EOS, BOS, SEP, UNK = range(7)
 

@@ -160,6 +160,11 @@ class TestILMFamily(FamilyContract):
     def predictor(self):
         return ILMPredictorWithStoppingClassification(8, stopping_threshold=0.5, **self.way)
 
+    def make_sampler(self, parts):
+        drawing = {name: 1.0 for name in self.way if name.endswith("temperature")}
+        settings = {**self.way, **drawing, "stopping_threshold": None}
+        return type(self.predictor())(8, model=parts.model, tokenizer=parts.tokenizer, **settings)
+
 
 class TestILMFamilySlotFirst(TestILMFamily):
     way = WAYS["the best slot first"]

@@ -88,7 +88,8 @@ class InsertionPolicy:
         else:
             is_out = ~kept.isfinite().any(dim=-1, keepdim=True)
             drawn = self._draw_tokens(kept.masked_fill(is_out, 0), uniforms)
-            slots, is_made = self._join(slots, doubts_of(scores, drawn, missing), room)
+            doubts = doubts_of(scores, drawn, missing).masked_fill(is_out[..., 0], torch.inf)
+            slots, is_made = self._join(slots, doubts, room)
             tokens = drawn.gather(1, slots)
         return Insertions(places.gather(1, slots), tokens, is_made)
 

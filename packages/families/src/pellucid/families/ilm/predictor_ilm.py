@@ -173,7 +173,8 @@ class ILMPredictor(PromptedPredictor[ILMPredictionBatch, ILMPredictionDict]):
         is_done = self.stops(length_logits, streams, step) | ~slots.any(dim=1)
         goes_on = ~is_done
         if bool(goes_on.any()):
-            scores, places = spread(growing.constraints.restrict(logits.float()), slots)
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            scores, places = spread(growing.constraints.restrict(logits), slots)
             missing = self.count_missing(length_logits)
             made = self.policy.choose(
                 scores[goes_on],
