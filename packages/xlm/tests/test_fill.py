@@ -16,6 +16,7 @@ from pellucid.xlm.sampling import (
     FixedCount,
     Remasking,
     RowStreams,
+    StopAtFirst,
     StopAtStrings,
     StopAtToken,
     Texts,
@@ -242,6 +243,14 @@ def test_random_order_is_uniform_and_reads_only_what_it_fills():
         assert (shares - 1 / 3).abs().max() < 5 * 0.48 / 6000**0.5
 
 
+def test_only_the_present_block_is_looked_at():
+    watch = Watch()
+    order = FillOrder(confidence="top_prob", block_length=3)
+    run(torch.full((2, 7), MASK), read=watch, order=order, max_steps=7)
+    n_wanted = [reading.where.sum(dim=1).tolist() for reading in watch.readings]
+    assert n_wanted == [[3, 3], [2, 2], [1, 1], [3, 3], [2, 2], [1, 1], [1, 1]]
+
+
 def test_noise_makes_the_order_less_sure():
     ids = torch.full((2000, 8), MASK)
     places = []
@@ -266,9 +275,10 @@ def test_what_was_unsure_is_masked_again_within_the_budget():
         return logits[reading.where]
 
     class LeftToRight:
-        needs_logits = False
+        def looks_at(self, opening):
+            return None
 
-        def choose(self, opening, logits):
+        def choose(self, opening, logits, *, where):
             first = opening.is_open.long().argmax(dim=1)
             return torch.arange(opening.is_open.shape[1]) == first[:, None]
 
@@ -327,9 +337,10 @@ def test_a_text_ends_with_its_strings_and_few_gaps_are_filled_at_once():
     truth = torch.tensor([[3, 3, 4, 5, 6, 7, 8, 8]])
 
     class LastFirst:
-        needs_logits = False
+        def looks_at(self, opening):
+            return None
 
-        def choose(self, opening, logits):
+        def choose(self, opening, logits, *, where):
             places = torch.arange(opening.is_open.shape[1])
             return places == (opening.is_open * (places + 1)).argmax(dim=1, keepdim=True)
 
@@ -348,6 +359,9 @@ def test_a_text_ends_with_its_strings_and_few_gaps_are_filled_at_once():
         assert found.ids.tolist() == [[3, 3, 4, 5, 6, PAD, PAD, PAD]]
         assert found.steps == [n_steps]
     assert torch.equal(run(ids, read=oracle, stop=until(["dc"]), **best).ids, truth)
+    either = StopAtFirst([until(["cd"], 8), until(["ab"]), StopAtToken(token_id=EOS)])
+    assert either.force_fill_max == 8
+    assert run(ids, read=oracle, stop=either, **best).ids[0].tolist() == [3, 3, 4, *[PAD] * 5]
 
 
 def test_texts_of_a_batch():
@@ -401,6 +415,8 @@ def test_bad_input_is_named():
         Remasking(below=2.0)
     with pytest.raises(ArgumentError, match="not empty"):
         StopAtStrings(strings=[""], decode=str)
+    with pytest.raises(ArgumentError, match="no rules"):
+        StopAtFirst([])
     with pytest.raises(ArgumentError, match="max_steps is 0"):
         run(random_ids(0), max_steps=0)
     with pytest.raises(ArgumentError, match="streams for 1 rows"):

@@ -134,15 +134,16 @@ class _Filling:
         opening = self._opening(rows, step, steps_left)
         all_of = torch.full_like(self.forced[rows], steps_left == 1) | self.forced[rows]
         everything = opening.is_open & all_of[:, None]
-        if order.needs_logits:
-            where = opening.is_open
-            logits = self._read(read, rows, where, opening)
-            chosen = everything | (order.choose(opening, logits) & where)
-        else:
-            where = chosen = everything | (order.choose(opening, None) & opening.is_open)
-            if not bool(chosen.any()):
+        looked_at = order.looks_at(opening)
+        if looked_at is None:
+            where = everything | (order.choose(opening, None, where=None) & opening.is_open)
+            if not bool(where.any()):
                 return
+            chosen, logits = where, self._read(read, rows, where, opening)
+        else:
+            where = everything | (looked_at & opening.is_open)
             logits = self._read(read, rows, where, opening)
+            chosen = everything | (order.choose(opening, logits, where=where) & where)
         self._write(rows, self._draw(logits, where, opening, tokens), chosen)
         if self.stop is not None:
             self._end(rows, self.stop)

@@ -18,23 +18,28 @@ from pellucid.xlm.sampling._streams import Stream
 class OrderPolicy(Protocol):
     """Chooses positions. `FillOrder` is one; another may look at anything that `Opening` has."""
 
-    @property
-    def needs_logits(self) -> bool:
-        """Whether it looks at what the network says of all open positions.
+    def looks_at(self, opening: Opening) -> Bool[Tensor, "batch pos"] | None:
+        """Return the open positions whose logits it chooses by.
 
-        If it does not, it chooses first, and only rows in which something is chosen are read.
+        None if it chooses without any: then only rows in which something is chosen are read, and
+        only the logits of what is chosen are computed.
         """
         ...
 
     def choose(
-        self, opening: Opening, logits: Float[Tensor, "picked_pos d_vocab"] | None
+        self,
+        opening: Opening,
+        logits: Float[Tensor, "picked_pos d_vocab"] | None,
+        *,
+        where: Bool[Tensor, "batch pos"] | None,
     ) -> Bool[Tensor, "batch pos"]:
         """Return the positions to fill now, open ones; a row may have none.
 
         Args:
             opening: What is open.
-            logits: Of all open positions, in reading order, minus infinity for what may not be
-                written; None if they are not needed.
+            logits: Of the positions in `where`, in reading order, minus infinity for what may not
+                be written; None if it looks at none.
+            where: What it looks at, and maybe further open positions.
         """
         ...
 
@@ -76,29 +81,39 @@ class FillOrder:
             message = f"the confidences' noise is {self.noise!r}; give 0 or more"
             raise ArgumentError(message)
 
-    @property
-    def needs_logits(self) -> bool:
-        """Whether confidences are read from them."""
-        return self.confidence is not None
+    def looks_at(self, opening: Opening) -> Bool[Tensor, "batch pos"] | None:
+        """Return the open positions of the present block, if there is a confidence."""
+        if self.confidence is None:
+            return None
+        return opening.in_blocks(self.block_length).is_present
 
     def choose(
-        self, opening: Opening, logits: Float[Tensor, "picked_pos d_vocab"] | None
+        self,
+        opening: Opening,
+        logits: Float[Tensor, "picked_pos d_vocab"] | None,
+        *,
+        where: Bool[Tensor, "batch pos"] | None,
     ) -> Bool[Tensor, "batch pos"]:
         """Return the positions to fill now."""
         present = opening.in_blocks(self.block_length)
-        doubts = self._doubts(opening, logits)
+        if self.confidence is None or logits is None or where is None:
+            doubts = opening.uniforms(Stream.ORDER)
+        else:
+            doubts = self._doubts(opening, self.confidence, logits, where)
         counts = self.counts.count(present, doubts)
         return present.is_present & (rank(doubts, present.is_present) < counts[:, None])
 
     def _doubts(
-        self, opening: Opening, logits: Float[Tensor, "picked_pos d_vocab"] | None
+        self,
+        opening: Opening,
+        confidence: str,
+        logits: Float[Tensor, "picked_pos d_vocab"],
+        where: Bool[Tensor, "batch pos"],
     ) -> Float64[Tensor, "batch pos"]:
-        if self.confidence is None or logits is None:
-            return opening.uniforms(Stream.ORDER)
         probs = (logits / self.temperature).softmax(dim=-1)
-        found = DOUBTS[self.confidence](probs).double()
-        doubts = torch.zeros(opening.is_open.shape, dtype=found.dtype, device=found.device)
-        doubts = doubts.masked_scatter(opening.is_open, found)
+        found = DOUBTS[confidence](probs).double()
+        doubts = torch.zeros(where.shape, dtype=found.dtype, device=found.device)
+        doubts = doubts.masked_scatter(where, found)
         if self.noise:
             gumbels = opening.streams.gumbels(opening.index, step=opening.step, stream=Stream.ORDER)
             doubts = doubts - self.noise * gumbels
