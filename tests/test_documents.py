@@ -7,8 +7,11 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted({*ROOT.glob("*.md"), *ROOT.glob("packages/*/*.md"), *ROOT.glob("docs/**/*.md")})
 GUIDES = [
+    ROOT / "docs/scale-out.md",
     ROOT / "docs/wrap-your-own-model.md",
+    *ROOT.glob("docs/compositions/*.md"),
     *ROOT.glob("docs/families/*.md"),
+    *ROOT.glob("docs/how-to/*.md"),
     *ROOT.glob("docs/tutorials/*.md"),
 ]
 READMES = [path for path in DOCUMENTS if path.name == "README.md" or path in GUIDES]

@@ -54,7 +54,7 @@ def public_modules(root: Path) -> list[str]:
             parts = path.relative_to(source).with_suffix("").parts
             parts = parts[:-1] if parts[-1] == "__init__" else parts
             is_public = not any(part.startswith("_") for part in parts)
-            if is_public and "\n__all__ = " in path.read_text(encoding="utf-8"):
+            if is_public and "\n__all__" in path.read_text(encoding="utf-8"):
                 found.append(".".join(parts))
     return sorted(found, key=lambda name: (name.count("."), name))
 
