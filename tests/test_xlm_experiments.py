@@ -10,10 +10,12 @@ from pellucid.xlm._compose import compose_config, list_options
 from pellucid.xlm.contracts import LossFunction
 
 EXPERIMENTS = list_options("experiment")
+FAMILIES = [name.removeprefix("star_easy_") for name in EXPERIMENTS if "star_easy_" in name]
 
 
 def test_there_are_experiments():
-    assert {"star_easy_arlm", "star_easy_mlm", "sudoku_mlm"} <= set(EXPERIMENTS)
+    assert {"star_easy_arlm", "star_easy_mlm", "sudoku_mlm", "text_mdlm"} <= set(EXPERIMENTS)
+    assert {"arlm", "mdlm", "mlm"} <= set(FAMILIES)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -31,7 +33,7 @@ def test_every_experiment_can_be_assembled(tmp_path, experiment):
 
 
 @pytest.mark.parametrize("size", ["nano", "micro", "tiny", "small"])
-@pytest.mark.parametrize("family", ["arlm", "mlm"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_size_composes(family, size):
     assert f"{size}_{family}" in list_options("model")
     compose_config([f"experiment=star_easy_{family}", "job_name=t", f"model={size}_{family}"])
@@ -51,7 +53,7 @@ def test_eight_examples_are_learnt_by_heart_and_then_completed(tmp_path, monkeyp
     assert "test/prediction/exact_match              1" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("family", ["arlm", "mlm"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_smoke_run_trains_and_its_checkpoint_generates(tmp_path, monkeypatch, family, capsys):
     monkeypatch.chdir(tmp_path)
     named = ["job_name=s", f"experiment=star_easy_{family}", "debug=smoke", "trainer_strategy=cpu"]
