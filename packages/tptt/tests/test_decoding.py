@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pellucid.tptt import LCache, LinearAttention
+from pellucid.tptt import CausalAvgPool1d, LCache, LinearAttention
 from pellucid.tptt import _linear_attention as module
 
 OPTIONS = st.fixed_dictionaries(
@@ -31,8 +31,9 @@ def counted(monkeypatch):
     calls = []
 
     def count(*args, **options):
-        calls.append(args)
-        return decode(*args, **options)
+        decoded = decode(*args, **options)
+        calls.extend([args] if decoded is not None else [])
+        return decoded
 
     decode = module.decode_token
     monkeypatch.setattr(module, "decode_token", count)
@@ -68,7 +69,7 @@ def test_it_rounds_where_the_long_way_rounds(counted, monkeypatch, dtype):
     x, outs = tokens(9, dtype), []
     for is_long in (False, True):
         if is_long:
-            monkeypatch.setattr(module, "can_decode", lambda *_: False)
+            monkeypatch.setattr(module, "decode_token", lambda *_, **__: None)
         layer = build(linear_precision=dtype)
         layer(x[:, :4], use_cache=True)
         outs.append(torch.cat([layer(x[:, t : t + 1], use_cache=True) for t in range(4, 9)], 1))
@@ -126,3 +127,35 @@ def test_a_state_may_lie_in_memory_as_it_likes(counted):
     layer.linear_cache.replace(0, {**entry, "recurrent_state": turned})
     torch.testing.assert_close(layer(x[:, 5:], use_cache=True), expected)
     assert len(counted) == 2
+
+
+@torch.no_grad()
+def test_autocast_does_not_reach_it(counted):
+    layer, x = build(linear_precision=torch.float32), tokens(7, torch.float32)
+    expected = layer(x)
+    layer(x[:, :5], use_cache=True)
+    projected = [layer.q_proj(x), layer.k_proj(x), layer.v_proj(x)]
+    shared = build(linear_precision=torch.float32, shared_attn=True)
+    shared([each[:, :5] for each in projected], use_cache=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outs = [shared([each[:, t : t + 1] for each in projected], use_cache=True) for t in (5, 6)]
+    assert not counted
+    out = layer.out_proj(torch.cat(outs, dim=1))
+    torch.testing.assert_close(out, expected[:, 5:], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("offsets", [(0,), (2,), (0, 1, 2), (4, 1)])
+def test_the_mean_of_the_last_token_is_that_of_all(offsets):
+    pool, x = CausalAvgPool1d(12, offsets), tokens(9)
+    last = pool.mean_of_last(x[:, 8 - pool.reach :].split(1, dim=1))
+    torch.testing.assert_close(last, pool(x)[:, 8:], atol=1e-12, rtol=0)
+
+
+@torch.no_grad()
+def test_gates_that_are_as_good_as_one_are_the_same_both_ways(counted):
+    layer = build(pooling_config={"offsets": (0,)})
+    layer.k_proj.weight.mul_(60)  # sigmoids of 1 to the last digit
+    x = tokens(6)
+    parts = [layer(x[:, t : t + 1], use_cache=True) for t in range(6)]
+    torch.testing.assert_close(torch.cat(parts, dim=1), layer(x), atol=1e-10, rtol=1e-10)
+    assert len(counted) == 5

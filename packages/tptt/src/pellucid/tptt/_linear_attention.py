@@ -11,10 +11,10 @@ from torch.linalg import vector_norm
 from torch.nn.functional import normalize, silu
 
 from pellucid.core import ArgumentError, NamedActivation
-from pellucid.tptt._decoding import can_decode, decode_token
+from pellucid.tptt._decoding import decode_token
 from pellucid.tptt._masks import find_valid_tokens
 from pellucid.tptt._operator import LinearAttentionOp, check_state
-from pellucid.tptt._pool import CausalAvgPool1d
+from pellucid.tptt._pool import CausalAvgPool1d, Window
 from pellucid.tptt._signals import Signal
 from pellucid.tptt._states import LCache, StateStore, take_last
 
@@ -144,10 +144,10 @@ class LinearAttention(nn.Module):
                 what is remembered is of another shape.
         """
         q, k, v = self._project(x)
-        heads, size = self.read_heads(
+        heads, scale = self.read_heads(
             q, k, v, attn_mask, use_cache=use_cache, linear_cache=linear_cache, first=first
         )
-        out = (heads / size * math.sqrt(heads.shape[-1])).to(q.dtype)
+        out = (heads * scale).to(q.dtype)
         if out_proj is None and not self.shared_attn:
             out_proj = self.out_proj
         out = out if out_proj is None else out_proj(out)
@@ -164,7 +164,7 @@ class LinearAttention(nn.Module):
         linear_cache: StateStore | None = None,
         first: int | None = None,
     ) -> tuple[Float[Tensor, "batch pos _"], Float[Tensor, "batch pos 1"]]:
-        """Return what the heads read, merged, and its length: whoever mixes it divides as well.
+        """Return what the heads read, merged, and what brings it to a mean square of 1.
 
         Args:
             q: The queries of all heads, flat.
@@ -175,15 +175,23 @@ class LinearAttention(nn.Module):
             linear_cache: Where to remember.
             first: The mask's column of the first token.
         """
-        valid = find_valid_tokens(attn_mask, q.shape[1], first=first)
+        valid = None
+        if attn_mask is not None:
+            valid = find_valid_tokens(attn_mask, q.shape[1], first=first)
         store = (self.linear_cache if linear_cache is None else linear_cache) if use_cache else None
         if store is not None and self.bidirectional:
             raise ArgumentError(
                 "attention in both directions has no state to go on from. Use use_cache=False."
             )
-        heads = self.read(self._attend(q, k, v, valid, store))
+        heads = self._attend(q, k, v, valid, store)
+        if self.read.is_watched:
+            heads = self.read(heads)
+        if q.shape[1] == 1 and heads.dtype.itemsize > 2:
+            # as below, with what a CPU's caches hold already in decoding; no square of a half fits
+            return heads, (heads * heads).mean(-1, keepdim=True).add_(_EPS).rsqrt_()
+        root = math.sqrt(heads.shape[-1])
         norm = vector_norm(heads, dim=-1, keepdim=True)
-        return heads, torch.hypot(norm, norm.new_full((), math.sqrt(heads.shape[-1] * _EPS)))
+        return heads, root / torch.hypot(norm, norm.new_full((), root * math.sqrt(_EPS)))
 
     def named_activations(self) -> Mapping[str, NamedActivation]:
         """Return what can be seen and changed on the way, by its name within a block.
@@ -225,8 +233,8 @@ class LinearAttention(nn.Module):
             return self._run_valid(q, k, v, valid, None)
         entry = store[self.layer_idx]
         operator = self.linear_operator
-        if entry is not None and can_decode(operator, entry, k, self.num_key_value_heads):
-            out, kept = decode_token(
+        if entry is not None:
+            decoded = decode_token(
                 (q, k, v),
                 valid,
                 entry,
@@ -235,8 +243,10 @@ class LinearAttention(nn.Module):
                 gate_granularity=self.gate_granularity,
                 gates=self.gate,
             )
-            store.replace(self.layer_idx, kept)
-            return out
+            if decoded is not None:
+                out, kept = decoded
+                store.replace(self.layer_idx, kept)
+                return out
         self._catch_up(store)
         # Who watches sees all tokens at once.
         is_watched = self.gate.is_watched or operator.state.is_watched
@@ -300,7 +310,7 @@ class LinearAttention(nn.Module):
         if store is not None:
             entry = store[self.layer_idx] or {}
             check_state(entry.get("recurrent_state"), self._split(q), self._split(k))
-        gate = self.gate(self.linear_operator.compute_gate(self._gate(k, v, lengths, store)))
+        gate = self.gate(self._make_gate(k, v, lengths, store))
         q, k, v = (self._split(x) for x in (q, k, v))
         q, k = (normalize(silu(x), dim=-1, eps=_EPS) for x in (q, k))
         v = v / math.sqrt(self.head_dim)
@@ -317,19 +327,19 @@ class LinearAttention(nn.Module):
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(2, (-1, self.head_dim)).transpose(1, 2)
 
-    def _gate(
+    def _make_gate(
         self, k: Tensor, v: Tensor, lengths: Tensor | None, store: StateStore | None
-    ) -> tuple[Tensor, ...] | Tensor:
+    ) -> Tensor:
         kind = self.linear_operator.mode.gate_type
         sources = {"k": (k,), "v": (v,), "kv": (k, v)}[kind]
         windows = None if store is None else (store[self.layer_idx] or {}).get("windows")
         began = None if store is None else (store[self.layer_idx] or {}).get("began")
         gates: list[Tensor] = []
-        kept: list[Tensor] = []
+        kept: list[Window] = []
         for index, source in enumerate(sources):
             window = self.pool_g.begin(source[:, :1])
             if windows is not None:
-                known = windows[index].to(window.dtype)
+                known = torch.cat((window[:, :0], *windows[index]), dim=1)
                 # rows that have seen no token that counts begin here
                 is_known = None if began is None else began[:, None, None]
                 window = known if is_known is None else torch.where(is_known, known, window)
@@ -338,7 +348,8 @@ class LinearAttention(nn.Module):
                 pooled = pooled.mean(dim=-1, keepdim=True)
             gates.append(torch.sigmoid(pooled))
             if store is not None:
-                kept.append(take_last(window, source, self.pool_g.reach, lengths, dim=1))
+                last = take_last(window, source, self.pool_g.reach, lengths, dim=1)
+                kept.append(last.split(1, dim=1) if self.pool_g.reach else ())
         if store is not None:
             # None where all rows have begun
             now = None
@@ -347,7 +358,7 @@ class LinearAttention(nn.Module):
             elif lengths is not None and windows is None:
                 now = lengths > 0
             store.update(self.layer_idx, windows=tuple(kept), began=now)
-        return gates[0] if len(gates) == 1 else tuple(gates)
+        return gates[0] if len(gates) == 1 else gates[0] * gates[1]
 
 
 def _reverse(

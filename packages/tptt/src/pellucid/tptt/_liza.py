@@ -1,7 +1,6 @@
 """Linear attention injected into an attention module of a pretrained model."""
 
 import functools
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -160,11 +159,11 @@ class LiZAttention(nn.Module):
             **kwargs: Given to the base module.
         """
         base = self.base_attn
-        is_off = self.disable_linear_attn or self.mag_weight == 0
+        is_off = self.disable_linear_attn or self._mag_weight == 0
         is_off = is_off or kwargs.get("encoder_hidden_states") is not None
         if is_off and self.max_self_attn_length is None:
             return base(hidden_states, attention_mask=attention_mask, **kwargs)
-        cache = next((kwargs[name] for name in _CACHE_NAMES if kwargs.get(name) is not None), None)
+        cache = _find_cache(kwargs)
         options = self._read_mask(attention_mask, cache)
         if self.max_self_attn_length is not None:
             attention_mask = self._narrow(attention_mask, hidden_states, options, cache)
@@ -260,12 +259,14 @@ class LiZAttention(nn.Module):
         return not any(isinstance(m, nn.Dropout) and m.p for m in out.modules())
 
     def _read_projections(self) -> tuple[Tensor, Tensor, Tensor]:
-        outs = [out for out in self._call.projected if out is not None]
-        if len(outs) < len(self._layout.projections):
-            raise ArgumentError(
-                f"{type(self.base_attn).__name__} did not use its projections "
-                f"{', '.join(self._layout.projections)}: its linear branch has nothing to work on."
-            )
+        outs: list[Any] = self._call.projected
+        for out in outs:
+            if out is None:
+                raise ArgumentError(
+                    f"{type(self.base_attn).__name__} did not use its projections "
+                    f"{', '.join(self._layout.projections)}: its linear branch has nothing to work "
+                    "on."
+                )
         return self._layout.split(self._sizes, outs)
 
     def _mix(self, base: Tensor, linear: Tensor) -> Tensor:
@@ -279,7 +280,7 @@ class LiZAttention(nn.Module):
     def _share_of(self, like: Tensor) -> Tensor | float:
         """Return the share of linear attention; by token where somebody has changed it."""
         if not self.share.is_watched:
-            return self.mag_weight
+            return self._mag_weight
         given = like.new_full((*like.shape[:2], 1), self.mag_weight)
         made = self.share(given)
         return self.mag_weight if made is given else made
@@ -312,16 +313,26 @@ class LiZAttention(nn.Module):
         options = self._call.options
         if options is None or not self._call.mixes_inside:
             return None
-        heads, size = self.linear_attn.read_heads(*self._read_projections(), **options)
-        share, root = self._share_of(heads), math.sqrt(heads.shape[-1])
+        heads, scale = self.linear_attn.read_heads(*self._read_projections(), **options)
+        share = self._share_of(heads)
         base = merged if merged.shape == heads.shape else merged.view_as(heads)
-        base = base * (1 - share)
+        linear = heads * (scale * share)
         if isinstance(share, Tensor):
-            mixed = base + share * root * heads / size
+            mixed = linear + base * (1 - share)
         else:
-            mixed = torch.addcdiv(base, heads, size, value=share * root)
-        same = mixed.shape == merged.shape and mixed.dtype == merged.dtype
-        return mixed if same else mixed.to(merged.dtype).view_as(merged)
+            mixed = torch.add(linear, base, alpha=1 - share)
+        if mixed.dtype != merged.dtype:
+            mixed = mixed.to(merged.dtype)
+        return mixed if base is merged else mixed.view_as(merged)
+
+
+def _find_cache(given: Mapping[str, Any]) -> Any:
+    """Return the cache that an attention module is given; None if there is none."""
+    for name in _CACHE_NAMES:
+        cache = given.get(name)
+        if cache is not None:
+            return cache
+    return None
 
 
 class _Call:

@@ -69,6 +69,8 @@ class LinearAttentionOp(nn.Module):
         self.linear_cache = linear_cache if linear_cache is not None else LCache()
         self.linear_precision = linear_precision
         self.compat = compat
+        # One update for each token and nothing else.
+        self.is_plain = self.mode.order == 1 and self.mode.linear and compat is None
         check_backend(backend, self.mode, compat)
         self.backend = backend
         self.state = Signal()
@@ -92,7 +94,7 @@ class LinearAttentionOp(nn.Module):
             q: The queries; heads share keys and values in groups.
             k: The keys, of norm 1 at most.
             v: The values.
-            beta: The gates made of keys and of values, or one gate for all modes.
+            beta: The gates made of keys and of values, or the one gate to be used as it is.
             use_cache: Whether to go on from the tokens before, and to remember these.
             linear_cache: Where to remember, in place of the module's own.
             lengths: How many tokens of each row count, from its start.
@@ -102,7 +104,7 @@ class LinearAttentionOp(nn.Module):
         Raises:
             ArgumentError: (a ValueError) If what is remembered is of another shape.
         """
-        gate = self.compute_gate(beta)
+        gate = beta if isinstance(beta, Tensor) else self.compute_gate(beta)
         store = self.linear_cache if linear_cache is None else linear_cache
         entry = (store[self.layer_idx] if use_cache else None) or {}
         state, buffers = entry.get("recurrent_state"), entry.get("qkv")
@@ -237,7 +239,8 @@ class LinearAttentionOp(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         if self.compat == "upstream":
             groups = q.shape[1] // k.shape[1]
-            k, v, gate = (x.repeat_interleave(groups, dim=1) for x in (k, v, gate.expand_as(k)))
+            gate = gate.clamp(*GATE_RANGE).expand_as(k)
+            k, v, gate = (x.repeat_interleave(groups, dim=1) for x in (k, v, gate))
             chunk = self.max_chunk_size
             out, last = published_operator(q, k, v, gate, mode=self.mode, chunk_size=chunk)
             return out, last[:, ::groups]

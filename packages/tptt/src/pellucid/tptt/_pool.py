@@ -12,6 +12,9 @@ from pellucid.core import ArgumentError
 
 _MODES = ("replicate", "constant")
 
+Window = tuple[Float[Tensor, "batch 1 d_model"], ...]
+"""Tokens one after the other, each by itself: another comes in without the others being copied."""
+
 
 class CausalAvgPool1d(nn.Module):
     """The mean of the tokens that lie `offsets` positions before, for each feature.
@@ -65,18 +68,18 @@ class CausalAvgPool1d(nn.Module):
             return mean
         return adaptive_avg_pool1d(mean, self.output_size)
 
-    def mean_of_last(
-        self, whole: Float[Tensor, "batch pos d_model"]
-    ) -> Float[Tensor, "batch 1 d_pooled"]:
-        """Return the mean for the last position alone.
+    def mean_of_last(self, tokens: Window) -> Float[Tensor, "batch 1 d_pooled"]:
+        """Return the mean for the last token alone.
 
         Args:
-            whole: The tokens up to this one, `reach` and one of them.
+            tokens: The tokens up to this one, `reach` and one of them.
         """
-        if len(self.offsets) != whole.shape[1]:  # else these are all of them
-            last = whole.shape[1] - 1
-            whole = torch.stack([whole[:, last - offset] for offset in self.offsets], dim=1)
-        mean = whole.mean(dim=1, keepdim=True)
+        newest = len(tokens) - 1
+        mean = tokens[newest - self.offsets[0]]
+        for offset in self.offsets[1:]:
+            mean = mean + tokens[newest - offset]
+        if len(self.offsets) > 1:
+            mean = mean * (1 / len(self.offsets))
         if mean.shape[-1] == self.output_size:
             return mean
         return adaptive_avg_pool1d(mean, self.output_size)

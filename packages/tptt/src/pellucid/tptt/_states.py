@@ -1,6 +1,6 @@
 """Where linear attention keeps what it remembers of the tokens before."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -77,12 +77,6 @@ def map_tensors(value: Any, change: Any) -> Any:
     return value
 
 
-def tensors_of(states: Mapping[str, Any]) -> Iterator[Tensor]:
-    """Yield every tensor that a layer remembers."""
-    for value in states.values():
-        yield from (item for item in (value if isinstance(value, tuple) else (value,)))
-
-
 def take_last(
     before: Tensor | None, x: Tensor, count: int, lengths: Tensor | None, *, dim: int
 ) -> Tensor:
@@ -100,9 +94,13 @@ def take_last(
         before = x.new_zeros(shape)
     if count == 0:
         return before
-    whole = torch.cat((before.to(x.dtype), x), dim=dim)
     if lengths is None:
-        return whole.narrow(dim, whole.shape[dim] - count, count)
+        new = min(count, x.shape[dim])
+        last = x.narrow(dim, x.shape[dim] - new, new)
+        if new == count:
+            return last.clone()  # a view would hold on to all of a long prompt
+        return torch.cat((before.narrow(dim, new, count - new).to(x.dtype), last), dim=dim)
+    whole = torch.cat((before.to(x.dtype), x), dim=dim)
     index = lengths[:, None] + torch.arange(count, device=x.device)
     index = index.view(len(index), *(1,) * (dim - 1), count, *(1,) * (x.ndim - dim - 1))
     return whole.gather(dim, index.expand(*whole.shape[:dim], count, *whole.shape[dim + 1 :]))
