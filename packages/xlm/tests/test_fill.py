@@ -16,7 +16,6 @@ from pellucid.xlm.sampling import (
     FixedCount,
     Remasking,
     RowStreams,
-    StopAtFirst,
     StopAtStrings,
     StopAtToken,
     Texts,
@@ -90,8 +89,8 @@ WAYS = {
     "best tokens": {"tokens": TokenPolicy(temperature=0.0)},
     "remasking": {"order": ORDERS["top_prob"], "remasking": Remasking(count=2, budget=3)},
     "random remasking": {"remasking": Remasking()},
-    "until EOS": {"stop": StopAtToken(token_id=EOS)},
-    "until EOS in a hurry": {"stop": StopAtToken(token_id=EOS, force_fill_max=2)},
+    "until EOS": {"stops": [StopAtToken(token_id=EOS)]},
+    "until EOS in a hurry": {"stops": [StopAtToken(token_id=EOS, force_fill_max=2)]},
 }
 any_way = st.sampled_from(list(WAYS.values()))
 
@@ -325,7 +324,7 @@ def test_a_text_ends_with_its_token():
     ids = torch.full((2, 6), MASK)
     ids[1, :2] = torch.tensor([EOS, 4])  # given, so no end
     best = {"tokens": TokenPolicy(temperature=0.0), "order": FillOrder(block_length=1)}
-    found = run(ids, read=oracle, stop=StopAtToken(token_id=EOS), max_steps=6, **best)
+    found = run(ids, read=oracle, stops=[StopAtToken(token_id=EOS)], max_steps=6, **best)
     assert found.ids.tolist() == [[4, 5, EOS, PAD, PAD, PAD], [EOS, 4, EOS, PAD, PAD, PAD]]
     assert found.steps == [3, 1]
     whole = run(ids, read=oracle, max_steps=6, **best)
@@ -355,13 +354,15 @@ def test_a_text_ends_with_its_strings_and_few_gaps_are_filled_at_once():
     best = {"tokens": TokenPolicy(temperature=0.0), "order": LastFirst(), "max_steps": 8}
     ids = torch.full((1, 8), MASK)
     for most, n_steps in ((0, 8), (1, 8), (2, 7), (3, 6), (8, 6)):
-        found = run(ids, read=oracle, stop=until(["x", "cd"], most), **best)
+        found = run(ids, read=oracle, stops=[until(["x", "cd"], most)], **best)
         assert found.ids.tolist() == [[3, 3, 4, 5, 6, PAD, PAD, PAD]]
         assert found.steps == [n_steps]
-    assert torch.equal(run(ids, read=oracle, stop=until(["dc"]), **best).ids, truth)
-    either = StopAtFirst([until(["cd"], 8), until(["ab"]), StopAtToken(token_id=EOS)])
-    assert either.force_fill_max == 8
-    assert run(ids, read=oracle, stop=either, **best).ids[0].tolist() == [3, 3, 4, *[PAD] * 5]
+    assert torch.equal(run(ids, read=oracle, stops=[until(["dc"])], **best).ids, truth)
+    # The first end counts, and whether its own rule is in a hurry.
+    for rules, n_steps in (([until(["cd"], 8), until(["aa"])], 8), ([until(["aa"], 1)], 7)):
+        found = run(ids, read=oracle, stops=[*rules, StopAtToken(token_id=EOS)], **best)
+        assert found.ids.tolist() == [[3, 3, *[PAD] * 6]]
+        assert found.steps == [n_steps]
 
 
 def test_texts_of_a_batch():
@@ -415,14 +416,12 @@ def test_bad_input_is_named():
         Remasking(below=2.0)
     with pytest.raises(ArgumentError, match="not empty"):
         StopAtStrings(strings=[""], decode=str)
-    with pytest.raises(ArgumentError, match="no rules"):
-        StopAtFirst([])
     with pytest.raises(ArgumentError, match="max_steps is 0"):
         run(random_ids(0), max_steps=0)
     with pytest.raises(ArgumentError, match="streams for 1 rows"):
         run(random_ids(0), rows=torch.tensor([1]))
     with pytest.raises(ArgumentError, match="exclude each other"):
-        run(random_ids(0), stop=StopAtToken(token_id=EOS), remasking=Remasking())
+        run(random_ids(0), stops=[StopAtToken(token_id=EOS)], remasking=Remasking())
 
 
 def test_even_shares_are_the_default():

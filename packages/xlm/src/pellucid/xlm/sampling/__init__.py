@@ -20,7 +20,7 @@ from pellucid.xlm.sampling._opening import Opening, PresentBlock
 from pellucid.xlm.sampling._order import FillOrder, OrderPolicy, rank
 from pellucid.xlm.sampling._prompted import PromptedPredictor
 from pellucid.xlm.sampling._remasking import Remasking
-from pellucid.xlm.sampling._stops import StopAtFirst, StopAtStrings, StopAtToken, StopRule
+from pellucid.xlm.sampling._stops import StopAtStrings, StopAtToken, StopRule
 from pellucid.xlm.sampling._streams import RowStreams, Stream
 from pellucid.xlm.sampling._texts import Filled, Reading, Texts
 from pellucid.xlm.sampling._tokens import TokenPolicy
@@ -43,7 +43,6 @@ __all__ = [
     "Reading",
     "Remasking",
     "RowStreams",
-    "StopAtFirst",
     "StopAtStrings",
     "StopAtToken",
     "StopRule",

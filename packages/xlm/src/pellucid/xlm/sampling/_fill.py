@@ -1,7 +1,7 @@
 """The loop that fills texts: read, draw, write, until nothing is open."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -31,7 +31,7 @@ def fill(
     constraints: TokenConstraints,
     streams: RowStreams,
     max_steps: int,
-    stop: StopRule | None = None,
+    stops: Sequence[StopRule] = (),
     remasking: Remasking | None = None,
 ) -> Filled:
     """Fill every open position.
@@ -49,31 +49,31 @@ def fill(
         constraints: What may be written; where, follows from `texts`.
         streams: The random numbers of the rows.
         max_steps: The most steps.
-        stop: Where texts end early; only when all is filled if None.
-        remasking: Which tokens are masked again; none if None. Not with `stop`: a text whose end
-            may be taken back has none.
+        stops: Where texts end early: where the first of them says; none if empty.
+        remasking: Which tokens are masked again; none if None. Not with stop rules: a text
+            whose end may be taken back has none.
 
     Returns:
         The texts without gaps, and how often each row was read.
 
     Raises:
         ArgumentError: There are no steps, or not as many streams as rows, or remasking is to take
-            back what the stop rule goes by.
+            back what stop rules go by.
     """
     if max_steps < 1:
         raise ArgumentError(f"max_steps is {max_steps!r}; give a positive number")
     if len(streams.rows) != len(texts.ids):
         message = f"there are streams for {len(streams.rows)} rows, and {len(texts.ids)} texts"
         raise ArgumentError(message)
-    if stop is not None and remasking is not None:
-        message = f"{stop!r} and {remasking!r} exclude each other; give one of them"
+    if stops and remasking is not None:
+        message = f"{stops!r} and {remasking!r} exclude each other; give one of them"
         raise ArgumentError(message)
     filling = _Filling(
         texts=texts,
         constraints=constraints,
         index=positions_of(texts.shown),
         streams=streams,
-        stop=stop,
+        stops=stops,
         remasking=remasking,
     )
     for step in range(max_steps):
@@ -103,7 +103,7 @@ class _Filling:
     constraints: TokenConstraints
     index: Int64[Tensor, "batch pos"]
     streams: RowStreams
-    stop: StopRule | None
+    stops: Sequence[StopRule]
     remasking: Remasking | None
     ids: Int64[Tensor, "batch pos"] = field(init=False)
     is_open: Bool[Tensor, "batch pos"] = field(init=False)
@@ -145,8 +145,8 @@ class _Filling:
             logits = self._read(read, rows, where, opening)
             chosen = everything | (order.choose(opening, logits, where=where) & where)
         self._write(rows, self._draw(logits, where, opening, tokens), chosen)
-        if self.stop is not None:
-            self._end(rows, self.stop)
+        if self.stops:
+            self._end(rows)
         if self.remasking is not None and steps_left > 1:
             self._mask_again(rows, chosen, self.remasking)
         self._retire(rows)
@@ -214,20 +214,20 @@ class _Filling:
             chances = torch.where(chosen, drawn.chances, self.chances[rows])
             self.chances = self.chances.index_copy(0, rows, chances)
 
-    def _end(self, rows: Int64[Tensor, " kept"], stop: StopRule) -> None:
+    def _end(self, rows: Int64[Tensor, " kept"]) -> None:
         """Put padding after the end of texts that have one."""
-        writable = self.texts.is_open[rows]
-        ends = stop.ends(self.ids[rows], writable)
-        columns = torch.arange(self.ids.shape[1], device=self.ids.device)
-        is_after = (columns >= ends[:, None]) & writable
-        self.ids = self.ids.index_copy(
-            0, rows, self.ids[rows].masked_fill(is_after, self.texts.pad_id)
-        )
+        ids, writable = self.ids[rows], self.texts.is_open[rows]
+        ends = torch.stack([stop.ends(ids, writable) for stop in self.stops])
+        end = ends.amin(dim=0)
+        columns = torch.arange(ids.shape[1], device=ids.device)
+        is_after = (columns >= end[:, None]) & writable
         is_open = self.is_open[rows] & ~is_after
+        most = torch.tensor([stop.force_fill_max for stop in self.stops], device=ids.device)
+        is_forced = (ends == end) & (is_open.sum(dim=1) <= most[:, None])
+        forced = is_forced.any(dim=0) & (end < ids.shape[1])
+        self.ids = self.ids.index_copy(0, rows, ids.masked_fill(is_after, self.texts.pad_id))
         self.is_open = self.is_open.index_copy(0, rows, is_open)
-        n_open = is_open.sum(dim=1)
-        is_forced = (ends < self.ids.shape[1]) & (n_open <= stop.force_fill_max)
-        self.forced = self.forced.index_copy(0, rows, is_forced)
+        self.forced = self.forced.index_copy(0, rows, forced)
 
     def _mask_again(
         self, rows: Int64[Tensor, " kept"], chosen: Bool[Tensor, "kept pos"], remasking: Remasking

@@ -104,29 +104,3 @@ class StopAtStrings:
     def _has_string(self, row: list[int]) -> bool:
         text = self.decode(row)
         return any(string in text for string in self.strings)
-
-
-@dataclass(frozen=True)
-class StopAtFirst:
-    """A text ends where the first of several rules ends it.
-
-    Attributes:
-        rules: At least one.
-    """
-
-    rules: Sequence[StopRule]
-
-    def __post_init__(self) -> None:
-        if not self.rules:
-            raise ArgumentError("there are no rules; give at least one")
-
-    @property
-    def force_fill_max(self) -> int:
-        """The most of any rule."""
-        return max(rule.force_fill_max for rule in self.rules)
-
-    def ends(
-        self, ids: Int64[Tensor, "batch pos"], is_text: Bool[Tensor, "batch pos"]
-    ) -> Int64[Tensor, " batch"]:
-        """Return the least of the rules' columns."""
-        return torch.stack([rule.ends(ids, is_text) for rule in self.rules]).amin(dim=0)

@@ -1,0 +1,11 @@
+"""What metrics read from a batch and from what the predictor made of it.
+
+Each function is called as `f(batch, output, tokenizer)` and returns the arguments of the metric's
+`update`.
+"""
+
+from pellucid.xlm.metrics import seq2seq_exact_match_update_fn as exact_match_update_fn
+from pellucid.xlm.metrics import seq2seq_token_accuracy_update_fn as token_accuracy_update_fn
+from pellucid.xlm.metrics import steps_taken_update_fn
+
+__all__ = ["exact_match_update_fn", "steps_taken_update_fn", "token_accuracy_update_fn"]
