@@ -95,14 +95,21 @@ def load_trained(cfg: Any, section: str) -> tuple[Assembly, int]:
         section: "eval", "generation" or "extract"; each has `ckpt_path` and `weights`.
 
     Returns:
-        The run, and the optimizer step that its weights were saved at.
+        The run, and the optimizer step that its weights were saved at; 0 with the weights "built",
+        which are those that the configuration builds the model with.
 
     Raises:
+        ArgumentError: There is a checkpoint to load, and the weights are to be those built.
         CheckpointError: There is no checkpoint, or it does not fit.
     """
     assembly = assemble(cfg)
     repo_id = OmegaConf.select(cfg, "hub.repo_id")
     named = cfg[section].ckpt_path
+    if str(cfg[section].weights) == "built":
+        if named is not None:
+            message = f"{section}.weights=built loads nothing; leave out {section}.ckpt_path={named}"
+            raise ArgumentError(message)
+        return assembly, 0
     if named is None and section == "generation" and repo_id is not None:
         assembly.harness.load_model_from_hub(str(repo_id))
         return assembly, 0
