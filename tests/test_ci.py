@@ -76,7 +76,12 @@ def test_a_row_of_the_matrix_becomes_one_isolated_run(
 
 
 @pytest.mark.parametrize(
-    ("script", "words"), [("package", []), ("release", []), ("release", ["pellucid-core-v0.1.0"])]
+    ("script", "words"), [
+        ("package", []),
+        ("release", []),
+        ("release", ["pellucid-core-v0.1.0"]),
+        ("sbom", []),
+    ],
 )
 @pytest.mark.skipif(shutil.which("bash") is None, reason="the scripts are for bash")
 def test_a_call_without_its_arguments_says_how(
