@@ -21,10 +21,9 @@ from pellucid.core import ArgumentError
 from pellucid.tptt import (
     TpttConfig,
     TpttModel,
-    find_projections,
-    find_targets,
     list_liza,
     load_base_model,
+    make_lora_config,
     parse_mode_name,
 )
 
@@ -124,8 +123,9 @@ def show(result: dict[str, Any], out: Path) -> None:
 
 
 def _make_config(asked: Conversion, base: Any) -> TpttConfig:
-    targets = list(asked.targets) or None
-    config = TpttConfig(
+    targets = asked.targets or None
+    lora = make_lora_config(base, asked.lora, attention=targets) if asked.lora else None
+    return TpttConfig(
         base.config,
         base_model_name=asked.model,
         target_modules_names=targets,
@@ -133,16 +133,8 @@ def _make_config(asked: Conversion, base: Any) -> TpttConfig:
         operator_mode=asked.mode,
         mag_weight=asked.mag_weight,
         max_chunk_size=asked.chunk_size,
+        lora_config=lora,
     )
-    if asked.lora:
-        found = find_targets(base, config.target_modules_names).values()
-        names = sorted({name for module in found for name in find_projections(module)})
-        config.lora_config = {
-            "r": asked.lora,
-            "lora_alpha": 2 * asked.lora,
-            "target_modules": names,
-        }
-    return config
 
 
 def _read(path: Path) -> str:

@@ -38,6 +38,7 @@ from pellucid.tptt._layouts import (
 )
 from pellucid.tptt._linear_attention import LinearAttention
 from pellucid.tptt._liza import LiZAttention
+from pellucid.tptt._lora import make_lora_config
 from pellucid.tptt._masks import apply_linear_attention_mask, truncate_attention_mask
 from pellucid.tptt._memory import get_memory_state, set_memory_state
 from pellucid.tptt._model import TpttModel
@@ -101,6 +102,7 @@ __all__ = [
     "list_liza",
     "load_base_model",
     "load_tptt_safetensors",
+    "make_lora_config",
     "match_dim",
     "parse_mode_name",
     "published_operator",

@@ -24,8 +24,8 @@ from pellucid.tptt._base_model import load_base_model
 from pellucid.tptt._callbacks import LiZACallback, SaveBestModelCallback
 from pellucid.tptt._checkpoint import WEIGHTS, load_weights
 from pellucid.tptt._config import TpttConfig
-from pellucid.tptt._injection import find_targets, list_liza
-from pellucid.tptt._layouts import find_projections
+from pellucid.tptt._injection import list_liza
+from pellucid.tptt._lora import make_lora_config
 from pellucid.tptt._model import TpttModel, find_lost
 from pellucid.tptt._train_config import TrainConfig, read_command_line
 from pellucid.tptt._train_data import IGNORED, PadRows, read_data
@@ -179,15 +179,14 @@ def build_model(config: TrainConfig) -> tuple[TpttModel, Any, Any]:
     suffixes = config.target_modules or None
     lora = None
     if config.lora_rank:
-        # as the projections are called before they are wrapped
-        found = find_targets(base, suffixes or TpttConfig().target_modules_names)
-        own = {name for module in found.values() for name in find_projections(module)}
-        lora = {
-            "r": config.lora_rank,
-            "lora_alpha": config.lora_alpha,
-            "lora_dropout": config.lora_dropout,
-            "target_modules": list(config.lora_targets) or sorted(own),
-        }
+        lora = make_lora_config(
+            base,
+            config.lora_rank,
+            alpha=config.lora_alpha,
+            dropout=config.lora_dropout,
+            adapted=config.lora_targets,
+            attention=suffixes,
+        )
     made = TpttConfig(
         base.config,
         base_model_name=config.model,
