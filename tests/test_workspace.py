@@ -155,6 +155,13 @@ def root_plants() -> Iterator[Plant]:
     )
 
 
+def extra_plants() -> Iterator[Plant]:
+    rule, readme = "extras_that_are_named_exist", "packages/core/README.md"
+    yield Plant(rule, readme, "pip install 'pellucid-losses[fsat]'", "did you mean 'fast'")
+    yield Plant(rule, readme, "pip install pellucid-losses[fast,slow]", "no pellucid-losses[slow]")
+    yield Plant(rule, CORE_INIT, '"""See pellucid-kore[x]."""\n', "correct the package")
+
+
 def import_plants() -> Iterator[Plant]:
     for line in ("import lightning", "from lightning.pytorch import Trainer"):
         yield Plant("imports_are_declared", CORE_INIT, line, "add lightning to")
@@ -229,6 +236,7 @@ PLANTS = [
     *layout_plants(),
     *declaration_plants(),
     *root_plants(),
+    *extra_plants(),
     *import_plants(),
     *style_plants(),
 ]

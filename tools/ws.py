@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from workspace import axes, declarations, graph, imports, layout, matrix, release, style
+from workspace import axes, declarations, extras, graph, imports, layout, matrix, release, style
 from workspace.model import Violation, Workspace, WorkspaceError
 
 Check = Callable[[Workspace], Iterator[Violation]]
@@ -30,6 +30,7 @@ CHECKS: tuple[Check, ...] = (
     declarations.changelog_index_is_complete,
     declarations.directions_are_declared,
     declarations.declared_siblings_are_allowed,
+    extras.extras_that_are_named_exist,
     imports.imports_are_declared,
     imports.imports_point_down,
     imports.needs_of_tests_are_declared,
