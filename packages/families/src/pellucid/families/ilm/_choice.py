@@ -41,7 +41,7 @@ class InsertionPolicy:
         slots: How slots are drawn, each with what all its tokens sum up to.
         max_insertions: At how many slots of a row a token is inserted at once.
         insertion_threshold: Insert at once as much as keeps the sum of doubts below it, and at
-            least one token. That sum bounds the chance that any of them is wrong.
+            least one token: that sum bounds the chance that any of them is wrong.
     """
 
     tokens: TokenPolicy
@@ -76,9 +76,8 @@ class InsertionPolicy:
             streams: Random numbers of the rows.
             step: Which step this is.
         """
-        kept = scores
-        if self.slots is None:
-            kept = self.tokens.keep(scores.flatten(1)).view_as(scores)
+        is_joint = self.slots is None
+        kept = self.tokens.keep(scores.flatten(1)).view_as(scores) if is_joint else scores
         slots = self._draw_slot(kept, streams, step)[:, None]
         uniforms = streams.uniforms(places, step=step, stream=Stream.TOKEN)
         if self.max_insertions == 1 or missing is None:
@@ -134,8 +133,9 @@ def doubts_of(
     """Return the probability, for each slot, that its token is not missing there.
 
     An insertion is one of the tokens that are missing, drawn at random: its probability is the
-    share that it has of them, and times their number it is how often it is missing. Without that
-    number, two places for one token look like two tokens for two places.
+    share that it has of them, and times their number it is how often it is missing, which is the
+    probability that it is where no gap lacks a token twice. Without that number, two places for one
+    token look like two tokens for two places.
 
     Args:
         scores: Of all slots.

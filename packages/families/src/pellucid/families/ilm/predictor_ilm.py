@@ -141,8 +141,9 @@ class ILMPredictor(PromptedPredictor[ILMPredictionBatch, ILMPredictionDict]):
     def count_missing(
         self, length_logits: Float[Tensor, "batch n_classes"] | None
     ) -> Float[Tensor, " batch"] | None:
-        """Return how many tokens are missing, as far as this predictor knows."""
+        """Return how many tokens are missing: nobody knows, as far as this predictor does."""
         del length_logits
+        return None
 
     def _begin(self, batch: ILMPredictionBatch) -> Growing:
         shown, slots = batch["attention_mask"].bool(), slots_of(batch)
@@ -190,7 +191,8 @@ class ILMPredictor(PromptedPredictor[ILMPredictionBatch, ILMPredictionDict]):
     def _report(self, batch: ILMPredictionBatch, growing: Growing) -> ILMPredictionDict:
         ids, places, is_token, start = _align(batch, growing)
         ids = ids.masked_fill(~is_token, self.tokenizer.pad_token_id)
-        written = zip(ids[:, start:].tolist(), is_token[:, start:].sum(dim=1), strict=True)
+        lengths = is_token[:, start:].sum(dim=1).tolist()
+        written = zip(ids[:, start:].tolist(), lengths, strict=True)
         rows = [row[:length] for row, length in written]
         decode = self.tokenizer.decode
         return {
