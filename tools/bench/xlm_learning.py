@@ -31,6 +31,14 @@ from pellucid.xlm.sources import MarkovSource
 EXACT = "prediction/exact_match"
 PERPLEXITY = "lm/perplexity"
 MARKOV_LENGTH = 256
+PROCESS = (
+    "predictor.leap=systematic",
+    "predictor.insert_first=false",
+    "predictor.confidence=null",
+    "predictor.temperature=1",
+    "predictor.stop_below=null",
+)
+"""Overrides that let flexmdm draw what it writes, instead of taking what it is surest of."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +97,7 @@ def all_runs() -> list[Run]:
     one_insertion = {"one a step": ("predictor.max_insertions=1",)}
     ancestral = {"ancestral": ("predictor.confidence=null", "predictor.threshold=null")}
     one_by_one = {"one a step": ("predictor.threshold=null",)}
+    drawn = {"drawn from the process": PROCESS}
     return [
         Run("star_mini_mlm", EXACT, "at least 95 %", lambda x: x >= 0.95, one_by_one),
         Run("star_mini_mlm-plain", EXACT, overrides=plain),
@@ -112,9 +121,11 @@ def all_runs() -> list[Run]:
             "from the truth to 10 % above 4.1703, that of arlm",
             lambda x: truth <= x < 1.1 * 4.1703,
         ),
+        Run("star_mini_flexmdm", EXACT, "at least 95 %", lambda x: x >= 0.95, drawn),
         Run("star_easy_mdlm", EXACT, "at least 95 %", lambda x: x >= 0.95, ancestral),
         Run("star_easy_mlm", EXACT, "at least 95 %", lambda x: x >= 0.95, one_by_one),
         Run("star_easy_ilm", EXACT, "at least 95 %", lambda x: x >= 0.95),
+        Run("star_easy_flexmdm", EXACT, "at least 95 %", lambda x: x >= 0.95, drawn),
         Run("star_easy_arlm", EXACT),
         Run(
             "star_easy_arlm-plain",
@@ -124,6 +135,7 @@ def all_runs() -> list[Run]:
             overrides=plain,
         ),
         Run("star_medium_ilm", EXACT, "above mlm and arlm"),
+        Run("star_medium_flexmdm", EXACT),
         Run("star_medium_mlm", EXACT),
         Run("star_medium_arlm", EXACT),
     ]

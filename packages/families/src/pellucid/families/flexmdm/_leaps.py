@@ -22,7 +22,8 @@ LEAPS = ("independent", "systematic", "rounded")
 "independent" draws for each slot and each mask alone: tau-leaping. Two slots can both take the one
 token that is missing. "systematic" draws for a row how its expected number is rounded, and spreads
 that over the slots: each still gets what is expected of it on average, and rows vary least.
-"rounded" draws nothing: numbers are rounded to the nearest.
+"rounded" draws nothing: what rounding leaves over is carried to the next step, so that events come
+when one half, one and a half, ... of them were expected.
 """
 
 _UNMASK, _INSERT, _FIT = Stream.FREE, Stream.FREE + 1, Stream.FREE + 2
@@ -38,6 +39,8 @@ class Leap:
         step: Which step this is.
         insert_share: The chance that a missing token comes in.
         unmask_share: The chance that a mask is lifted.
+        insert_carry: What was left over of insertions by the last step, if numbers are rounded.
+        unmask_carry: The same of masks to lift.
     """
 
     way: str
@@ -45,6 +48,8 @@ class Leap:
     step: int
     insert_share: float
     unmask_share: float
+    insert_carry: Float64[Tensor, " batch"]
+    unmask_carry: Float64[Tensor, " batch"]
 
     def count_insertions(
         self, texts: Growing, lengths: Float[Tensor, "..."], *, is_distribution: bool
@@ -65,7 +70,8 @@ class Leap:
             counts[slots] = self._draw_counts(texts, lengths, is_distribution=is_distribution)
         else:
             said = expected_gaps(lengths.double(), is_distribution=is_distribution)
-            counts = self._round((self.insert_share * said).where(slots, 0.0), _INSERT)
+            expected = (self.insert_share * said).where(slots, 0.0)
+            counts = self._round(expected, self.insert_carry, _INSERT)
         keys = texts.index.double()
         if self.way != "rounded":
             keys = self.streams.uniforms(texts.index, step=self.step, stream=_FIT)
@@ -77,7 +83,8 @@ class Leap:
         if self.way == "independent":
             uniforms = self.streams.uniforms(texts.index, step=self.step, stream=_UNMASK)
             return ((uniforms < self.unmask_share) & is_mask).sum(dim=1)
-        return self._round(self.unmask_share * is_mask.double(), _UNMASK).sum(dim=1)
+        expected = self.unmask_share * is_mask.double()
+        return self._round(expected, self.unmask_carry, _UNMASK).sum(dim=1)
 
     def _draw_counts(
         self, texts: Growing, lengths: Float[Tensor, "..."], *, is_distribution: bool
@@ -92,10 +99,13 @@ class Leap:
         return poisson(mean, uniforms, most=int(texts.room.max()))
 
     def _round(
-        self, expected: Float64[Tensor, "batch pos"], stream: int
+        self,
+        expected: Float64[Tensor, "batch pos"],
+        carry: Float64[Tensor, " batch"],
+        stream: int,
     ) -> Int64[Tensor, "batch pos"]:
         """Round expected numbers so that their sum is rounded, too."""
-        start = 0.5
+        start = carry[:, None]
         if self.way == "systematic":
             row = torch.zeros_like(self.streams.rows)[:, None]
             start = self.streams.uniforms(row, step=self.step, stream=stream)

@@ -184,7 +184,7 @@ class SinSchedule(InterpolantSchedule):
 
     def inv(self, alpha: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Return the time."""
-        return 2 / math.pi * torch.asin(alpha)
+        return (2 / math.pi * torch.asin(alpha)).clamp(max=1.0)
 
 
 class CosineSchedule(InterpolantSchedule):
@@ -204,7 +204,7 @@ class CosineSchedule(InterpolantSchedule):
 
     def inv(self, alpha: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Return the time."""
-        return 4 / math.pi * torch.asin(torch.sqrt(alpha / 2))
+        return (4 / math.pi * torch.asin(torch.sqrt(alpha / 2))).clamp(max=1.0)
 
 
 class PolynomialSchedule(InterpolantSchedule):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 from torch.nn import functional
 
@@ -62,6 +62,8 @@ class FlexMDMPredictor(PromptedPredictor[FlexMDMPredictionBatch, FlexMDMPredicti
         confidence_temperature: Divides logits before confidences are read from them.
         leap: How numbers of insertions and of masks to lift are drawn: "independent" (tau-leaping),
             "systematic" or "rounded"; see `LEAPS`.
+        insert_first: Lift no mask of a text in which a token is expected to be missing. What is
+            shown then no longer has the law of the process, but is chosen with the length known.
         stop_below: A text without masks is done once fewer tokens than that are expected to be
             missing; None to go through all steps.
         len_predict_type: "expectation" or "distribution", to be sure of what the network predicts;
@@ -90,6 +92,7 @@ class FlexMDMPredictor(PromptedPredictor[FlexMDMPredictionBatch, FlexMDMPredicti
         confidence: str | None = None,
         confidence_temperature: float = 1.0,
         leap: str = "independent",
+        insert_first: bool = False,
         stop_below: float | None = None,
         len_predict_type: str | None = None,
         eps: float = 1e-3,
@@ -119,7 +122,7 @@ class FlexMDMPredictor(PromptedPredictor[FlexMDMPredictionBatch, FlexMDMPredicti
         self.tokenizer, self.model, self.noise_schedule = tokenizer, model, noise_schedule
         self.tokens = TokenPolicy(temperature=temperature, top_k=top_k, top_p=top_p)
         self.confidence, self.confidence_temperature = confidence, confidence_temperature
-        self.leap, self.stop_below = leap, stop_below
+        self.leap, self.insert_first, self.stop_below = leap, insert_first, stop_below
         self.len_predict_type, self.eps = len_predict_type, eps
         self.return_history = return_history
         self.skip_special_tokens, self.add_bos = skip_special_tokens, add_bos
@@ -167,8 +170,8 @@ class FlexMDMPredictor(PromptedPredictor[FlexMDMPredictionBatch, FlexMDMPredicti
     def _leap(self, run: "_Run", step: int) -> None:
         """Read the texts at a time, and go on to the next one."""
         start, end = step / (self.max_steps - 1), (step + 1) / (self.max_steps - 1)
-        leap = self._leap_of(run.streams, step, start, end)
-        is_mask, chosen = run.texts.is_mask, None
+        leap, is_mask = self._leap_of(run, step, start, end), run.texts.is_mask
+        chosen = None
         if self.confidence in (None, "position"):
             # No more logits are asked for than are looked at.
             chosen = self._choose(run, leap, None)
@@ -178,18 +181,19 @@ class FlexMDMPredictor(PromptedPredictor[FlexMDMPredictionBatch, FlexMDMPredicti
             chosen = self._choose(run, leap, logits)
         tokens = self._draw(run, logits, where, step)
         is_distribution = self.model.len_predict_type == "distribution"
-        counts = leap.count_insertions(run.texts, lengths, is_distribution=is_distribution)
-        grown = run.texts.write(tokens, chosen, self._constraints)
-        said = expected_gaps(lengths, is_distribution=is_distribution)
+        said = expected_gaps(lengths.double(), is_distribution=is_distribution)
         missing = said.where(run.texts.is_slot, 0.0).sum(dim=1)
-        run.texts = grown.insert(counts)
+        if self.insert_first:
+            chosen = chosen & ((missing < 0.5) | (run.texts.room == 0))[:, None]
+        counts = leap.count_insertions(run.texts, lengths, is_distribution=is_distribution)
+        run.carry(leap, missing, counts, is_mask, chosen)
+        run.texts = run.texts.write(tokens, chosen, self._constraints).insert(counts)
         self._remember(run, end)
-        is_open = run.texts.is_slot.any(dim=1) & (run.texts.room > 0)
+        may_grow = run.texts.is_slot.any(dim=1) & (run.texts.room > 0)
+        may_grow &= step < self.max_steps - 2
         if self.stop_below is not None:
-            is_open &= missing >= self.stop_below
-        if step == self.max_steps - 2:
-            is_open &= False
-        run.retire(~run.texts.is_mask.any(dim=1) & ~is_open)
+            may_grow &= missing >= self.stop_below
+        run.retire(~run.texts.is_mask.any(dim=1) & ~may_grow)
 
     def _finish(self, run: "_Run") -> None:
         """Read the texts once more, and fill the masks that are left."""
@@ -200,14 +204,22 @@ class FlexMDMPredictor(PromptedPredictor[FlexMDMPredictionBatch, FlexMDMPredicti
         self._remember(run, 1.0)
         run.retire(torch.ones_like(run.rows, dtype=torch.bool))
 
-    def _leap_of(self, streams: RowStreams, step: int, start: float, end: float) -> Leap:
+    def _leap_of(self, run: "_Run", step: int, start: float, end: float) -> Leap:
         schedule = as_flexmdm_schedule(self.noise_schedule)
         times = torch.tensor([start, end], dtype=torch.float64)
         insert, unmask = (
             float(one.hazard_within(times[0], times[1]))
             for one in (schedule.insertion_noise_schedule, schedule.unmasking_noise_schedule)
         )
-        return Leap(self.leap, streams, step, insert_share=insert, unmask_share=unmask)
+        return Leap(
+            self.leap,
+            run.streams,
+            step,
+            insert_share=insert,
+            unmask_share=unmask,
+            insert_carry=run.insert_carry,
+            unmask_carry=run.unmask_carry,
+        )
 
     def _read(
         self, run: "_Run", t: float, where: Bool[Tensor, "batch pos"]
@@ -263,10 +275,10 @@ class FlexMDMPredictor(PromptedPredictor[FlexMDMPredictionBatch, FlexMDMPredicti
         ids, shown = run.texts.ids, run.texts.shown
         for place, row in enumerate(run.rows.tolist()):
             text = self.tokenizer.decode(ids[place][shown[place]].tolist())
-            run.history[row].append((text, t, run.steps[row]))
+            run.history[row].append((text, t, int(run.steps[row])))
 
     def _describe(self, run: "_Run", start: int) -> FlexMDMPredictionDict:
-        filled = Filled(run.ids, run.steps, run.seconds)
+        filled = Filled(run.ids, run.steps.tolist(), run.seconds)
         preds = cast("FlexMDMPredictionDict", self.describe(filled, start=start))
         return {**preds, "history": run.history} if self.return_history else preds
 
@@ -293,29 +305,48 @@ class _Run:
         steps: Network evaluations of each text.
         seconds: Time until each text was done.
         history: How each text came about.
+        insert_carry: What rounding left over of insertions, and one half.
+        unmask_carry: The same of masks to lift.
     """
 
     texts: Growing
     streams: RowStreams
     rows: Int64[Tensor, " kept"] = field(init=False)
     ids: Int64[Tensor, "batch pos"] = field(init=False)
-    steps: list[int] = field(init=False)
+    steps: Int64[Tensor, " batch"] = field(init=False)
     seconds: list[float] = field(init=False)
     history: list[list[Moment]] = field(init=False)
+    insert_carry: Float64[Tensor, " kept"] = field(init=False)
+    unmask_carry: Float64[Tensor, " kept"] = field(init=False)
     began: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
         n_rows = len(self.texts.ids)
         self.ids = self.texts.ids.clone()
         self.rows = torch.arange(n_rows, device=self.ids.device)
-        self.steps, self.seconds = [0] * n_rows, [0.0] * n_rows
+        self.steps, self.seconds = torch.zeros(n_rows, dtype=torch.long), [0.0] * n_rows
         self.history = [[] for _ in range(n_rows)]
+        half = torch.full((n_rows,), 0.5, dtype=torch.float64, device=self.ids.device)
+        self.insert_carry, self.unmask_carry = half, half
         self.retire(~(self.texts.is_mask | self.texts.is_slot).any(dim=1))
 
     def count_reading(self) -> None:
         """Note that the network read each of the texts."""
-        for row in self.rows.tolist():
-            self.steps[row] += 1
+        self.steps[self.rows.cpu()] += 1
+
+    def carry(
+        self,
+        leap: Leap,
+        missing: Float64[Tensor, " kept"],
+        counts: Int64[Tensor, "kept pos"],
+        is_mask: Bool[Tensor, "kept pos"],
+        chosen: Bool[Tensor, "kept pos"],
+    ) -> None:
+        """Note what was expected to happen in a leap and did not, at most one event."""
+        inserted, lifted = counts.sum(dim=1), chosen.sum(dim=1)
+        insert = self.insert_carry + leap.insert_share * missing - inserted
+        unmask = self.unmask_carry + leap.unmask_share * is_mask.sum(dim=1) - lifted
+        self.insert_carry, self.unmask_carry = insert.clamp(max=1.0), unmask.clamp(max=1.0)
 
     def retire(self, is_done: Bool[Tensor, " kept"]) -> None:
         """Leave the texts out from now on that are done."""
@@ -326,3 +357,5 @@ class _Run:
         if bool(is_done.any()):
             self.texts, self.streams = self.texts.keep(~is_done), self.streams.keep(~is_done)
             self.rows = self.rows[~is_done]
+            self.insert_carry = self.insert_carry[~is_done]
+            self.unmask_carry = self.unmask_carry[~is_done]
