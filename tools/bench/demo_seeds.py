@@ -1,4 +1,4 @@
-"""Run `pellucid demo` for several seeds, and write a table of how each of them ended.
+"""Run the first stage of `pellucid demo` for several seeds, and write a table of how they ended.
 
     uv run python tools/bench/demo_seeds.py --seeds 5 --out docs/measurements/demo-seeds.md
 
@@ -17,9 +17,10 @@ from typing import Any
 
 _HEAD = """# The demonstration, seed by seed
 
-Written by `tools/bench/demo_seeds.py`. Each row is one `pellucid demo --seed N`, a process of its
-own. `gap` counts tokens of the trigger that differ once it is typed; `seconds` is the wall time of
-the whole command on {threads} cores, imports included.
+Written by `tools/bench/demo_seeds.py`. Each row is one
+`pellucid demo --only optimize --seed N`, a process of its own. `gap` counts tokens of the trigger
+that differ once it is typed; `seconds` is the wall time of the whole command on {threads} cores, imports
+included.
 
 | seed | goal reached | steps | initial loss | best loss | loss as text | gap | seconds | answer |
 |---:|---|---:|---:|---:|---:|---:|---:|---|
@@ -47,10 +48,11 @@ def _run(seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         began = time.perf_counter()
-        command = [Path(sys.executable).with_name("pellucid"), "demo", "--seed", str(seed)]
-        subprocess.run([*command, "--out", out], check=False, capture_output=True)
+        command = [Path(sys.executable).with_name("pellucid"), "demo"]
+        options = ["--only", "optimize", "--seed", str(seed), "--out", out]
+        subprocess.run([*command, *options], check=False, capture_output=True)
         seconds = time.perf_counter() - began
-        result = json.loads((out / "result.json").read_text(encoding="utf-8"))
+        result = json.loads((out / "optimize/result.json").read_text(encoding="utf-8"))
     return {**result, "seed": seed, "seconds": seconds}
 
 

@@ -118,15 +118,25 @@ def _root(
 ) -> None:
     """See into language models: optimise a trigger, and watch what it does.
 
-    [bold]pellucid demo[/bold] shows it in three minutes, without a download.
+    [bold]pellucid demo[/bold] shows it in a few minutes, without a download.
     """
     del version, debug
 
 
-@app.command(epilog="[dim]Example[/dim]  pellucid demo --seed 3 --out runs/first")
+@app.command(
+    epilog="[dim]Example[/dim]  pellucid demo --seed 3 --out runs/first\n\n"
+    "[dim]One stage[/dim]  pellucid demo --only train"
+)
 def demo(
     *,
-    seed: Annotated[int, typer.Option(help="Makes the run repeatable; try another one.")] = 0,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            show_default="all",
+            help="A stage: optimize, inspect, linearize or train; may be given several times.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Makes the tour repeatable; try another one.")] = 0,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -135,17 +145,21 @@ def demo(
         ),
     ] = None,
 ) -> None:
-    """Steer a tiny language model that comes with Pellucid, and see what came of it.
+    """Take a tour of a few minutes on tiny models that come with Pellucid.
 
-    The same as [bold]pellucid optimize[/bold], with a model, a question and a
-    harmless goal that are built in. The exit code is 1 if the goal was missed.
+    Four stages of a minute at most: [bold]optimize[/bold] finds words that change a
+    model's answer, [bold]inspect[/bold] shows where inside it changes,
+    [bold]linearize[/bold] gives the model linear attention and trains that,
+    [bold]train[/bold] trains a model that fills in masks, and watches it. One page,
+    report.html, shows all of them with the commands that make every number
+    again. The exit code is 1 if a stage failed or missed its goal.
     """
     with abortable():
-        with waiting("loading the model"):
-            from pellucid.cli import _demo  # noqa: PLC0415
+        with waiting("starting"):
+            from pellucid.cli import _tour  # noqa: PLC0415
 
-            prepared = _demo.prepare_demo(seed, out)
-        code = _demo.show_demo(*prepared)
+            stages = _tour.choose_stages(only or ())
+        code = _tour.take_tour(stages, seed, out)
     raise typer.Exit(code)
 
 

@@ -1,19 +1,11 @@
 """A demonstration: the same run as any other, with a goal that is built in."""
 
-from pathlib import Path
-
 from rich.panel import Panel
 from rich.text import Text
 
-from pellucid.cli._answers import remove_placeholder
-from pellucid.cli._optimize import EXIT_INTERRUPTED, Outcome, start
-from pellucid.cli._progress import make_console
-from pellucid.cli._request import Request, resume_command
-from pellucid.cli._rundir import RunDirectory, demo_path, refuse_existing
-from pellucid.cli._setup import Setup, prepare
+from pellucid.cli._optimize import Outcome
+from pellucid.cli._request import Request
 from pellucid.cli._visible import visible
-
-EXIT_GOAL_MISSED = 1
 
 
 def make_request(seed: int) -> Request:
@@ -36,49 +28,13 @@ def make_request(seed: int) -> Request:
     )
 
 
-def prepare_demo(seed: int, out: Path | None) -> tuple[RunDirectory, Setup]:
-    """Validate a demonstration.
+def make_panel(outcome: Outcome, question: str) -> Panel:
+    """Return what a run came to, to be printed.
 
     Args:
-        seed: The seed of its run.
-        out: Where to write; a directory under `runs/` when omitted.
-
-    Raises:
-        ArgumentError: If the directory exists.
+        outcome: The run.
+        question: What the model was asked.
     """
-    path = out or demo_path()
-    refuse_existing(path)
-    directory = RunDirectory(path)
-    return directory, prepare(make_request(seed), directory.steps)
-
-
-def show_demo(directory: RunDirectory, setup: Setup) -> int:
-    """Make the run, and print what came of it.
-
-    Args:
-        directory: As `prepare_demo` returned it.
-        setup: Likewise.
-
-    Returns:
-        The exit code: 0, 1 when the goal was missed, 130 after Ctrl-C.
-    """
-    question = remove_placeholder(setup.request.templates[0])
-    goal = setup.request.targets[0]
-    progress = make_console(stderr=True)
-    progress.print(f"{setup.request.model} is asked: {question}")
-    progress.print(f"The goal is that it answers: {goal}")
-    outcome = start(directory, setup, progress)
-    console = make_console()
-    console.print(_make_panel(outcome, question), soft_wrap=False)
-    console.print(f"Report: {directory.report}")
-    console.print(f"The same run: {setup.request.to_command()}")
-    if outcome.was_interrupted:
-        console.print(f"Go on with: {resume_command(directory.path)}")
-        return EXIT_INTERRUPTED
-    return 0 if outcome.result["goal_reached"] else EXIT_GOAL_MISSED
-
-
-def _make_panel(outcome: Outcome, question: str) -> Panel:
     result = outcome.result
     reached = bool(result["goal_reached"])
     rows = {

@@ -42,7 +42,7 @@ def render_report(
         cases=_pair_cases(config, result),
         # Runs of earlier versions tell of no parts.
         parts=result.get("best_trigger_parts") or [result["best_trigger"]],
-        chart=_draw_chart(result, rows),
+        chart=draw_chart(result, rows),
         options=_list_options(config),
         versions=config["versions"],
         stop_reason=_STOP_REASONS.get(result["stop_reason"], result["stop_reason"]),
@@ -79,7 +79,13 @@ def _cut(template: str) -> list[tuple[str, str | None]]:
     return list(zip(pieces.texts, [*names, None], strict=True))
 
 
-def _draw_chart(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Chart | None:
+def draw_chart(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Chart | None:
+    """Lay out a run's losses; None when none of them is finite.
+
+    Args:
+        result: The contents of `result.json`.
+        rows: The rows of `steps.jsonl`.
+    """
     samples = [
         Sample(
             step=row["step"],

@@ -13,6 +13,7 @@ from typing import Any
 _EXPORTS: dict[str, tuple[str, ...]] = {
     "_compose": ("compose_config",),
     "_discovery": ("ExternalModelConflictError", "Family", "discover_families"),
+    "_evaluation": ("load_trained",),
     "_finite": ("NonFiniteLossError",),
     "_jobs": ("run_job",),
     "_schedules": ("build_lr_schedule",),
