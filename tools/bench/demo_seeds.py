@@ -19,8 +19,8 @@ _HEAD = """# The demonstration, seed by seed
 
 Written by `tools/bench/demo_seeds.py`. Each row is one
 `pellucid demo --only optimize --seed N`, a process of its own. `gap` counts tokens of the trigger
-that differ once it is typed; `seconds` is the wall time of the whole command on {threads} cores, imports
-included.
+that differ once it is typed; `seconds` is the wall time of the whole command on {threads} cores,
+imports included.
 
 | seed | goal reached | steps | initial loss | best loss | loss as text | gap | seconds | answer |
 |---:|---|---:|---:|---:|---:|---:|---:|---|
