@@ -1,8 +1,8 @@
 """Measures what a second process gains, and writes docs/measurements/scale-out.md.
 
-    uv run python tools/bench/scale_out.py [--steps 20] [--repeats 3] [--out FILE]
+    uv run python tools/bench/scale_out.py [--steps 10] [--repeats 3] [--out FILE]
 
-Candidates: steps of GCG (128 candidates of a random Llama of 6 layers and width 256) by one
+Candidates: steps of GCG (64 candidates of a random Llama of 4 layers and width 256) by one
 process and by two of `accelerate launch`, in turn, one thread each; gradients are computed by every
 process, losses are shared out. Training: `xlm` on star_easy, arlm, one process and two of ddp, from
 the difference between runs of two lengths. Sweep: four runs of a recipe by Hydra's joblib launcher
@@ -65,7 +65,7 @@ Seconds of a step, each process with a batch of its own.
 def main() -> None:
     """Parse the command line, measure, and write the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=PAGE)
     options = parser.parse_args()

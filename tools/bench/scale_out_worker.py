@@ -21,7 +21,7 @@ from pellucid.hf import LMHFModel, shard_candidates
 from pellucid.losses import PrefillCELoss
 from pellucid.testing import tiny_tokenizer
 
-N_CANDIDATES, BATCH, TOP_K = 128, 16, 64
+N_CANDIDATES, BATCH, TOP_K = 64, 16, 64
 START = "! ! ! ! ! ! ! ! ! ! ! ! ! ! ! !"
 
 
@@ -32,7 +32,7 @@ def make_model() -> LMHFModel:
         vocab_size=len(tokenizer),
         hidden_size=256,
         intermediate_size=688,
-        num_hidden_layers=6,
+        num_hidden_layers=4,
         num_attention_heads=8,
         num_key_value_heads=8,
     )
