@@ -125,6 +125,27 @@ def test_a_run_resumed_anywhere_is_the_same_run(tmp_path, accumulate, rows):
             assert torch.equal(weight, other), step
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"backend": "eager"},
+        # Inductor builds its kernels with a C++ compiler, for minutes.
+        pytest.param(True, marks=pytest.mark.slow),
+    ],
+)
+def test_a_compiled_loss_is_the_same_loss(tmp_path, settings):
+    import torch._dynamo
+
+    plain, losses = fit(tmp_path / "plain", steps=4)
+    try:
+        harness, found = fit(tmp_path / "compiled", steps=4, changes={"compile": settings})
+    finally:
+        torch._dynamo.reset()
+    assert not hasattr(plain.loss_function.loss_fn, "_torchdynamo_orig_callable")
+    assert hasattr(harness.loss_function.loss_fn, "_torchdynamo_orig_callable")
+    assert found == pytest.approx(losses, rel=1e-5)
+
+
 def test_a_loader_without_a_length_is_resumed_too(tmp_path):
     class Endless(TinyData):
         def train_dataloader(self):

@@ -150,15 +150,20 @@ class Harness(CheckpointedModule):
             self._global = None
 
     def configure_model(self) -> None:
-        """Let the loss prepare for the device, and compile it if `compile` is set."""
+        """Let the loss prepare for the device, and compile it if `compile` is set.
+
+        `compile` is true, or a mapping of what `torch.compile` is called with.
+        """
         loss = self.loss_function
         if loss is None or getattr(self, "_is_configured", False):
             return
         self._is_configured = True
         loss.configure(self)
-        if OmegaConf.select(self.cfg, "compile", default=False):
+        settings: Any = OmegaConf.select(self.cfg, "compile", default=False)
+        if settings:
+            own = OmegaConf.to_container(settings) if isinstance(settings, DictConfig) else {}
             compiled: Any = torch.compile
-            loss.loss_fn = compiled(loss.loss_fn, fullgraph=False)
+            loss.loss_fn = compiled(loss.loss_fn, **{"fullgraph": False, **own})
 
     def configure_optimizers(self) -> Any:
         """Build optimizer and schedule from the configuration; biases and norms do not decay."""
