@@ -148,3 +148,14 @@ def test_variables_are_those_of_the_innermost_braces():
     template = "{{outer}} {inner} {{nested{deep}}}"
     assert extract_template_variables(template) == {"outer", "inner", "deep"}
     assert extract_template_variables("none") == set()
+
+
+def test_a_card_may_have_a_template_of_its_own(tmp_path):
+    config = TpttConfig(tiny_llama().config, mag_weight=0.25)
+    template = tmp_path / "card.md"
+    template.write_text("{{ model_id }}: {{ config.mag_weight }}, {{ loss }}{{ nobody }}")
+    generate_model_card(str(tmp_path / "m"), config, str(template), {"loss": 2.5})
+    assert (tmp_path / "m" / "README.md").read_text() == "m: 0.25, 2.5"
+    with pytest.raises(FileNotFoundError):
+        generate_model_card(str(tmp_path / "n"), config, str(tmp_path / "none.md"))
+    assert not (tmp_path / "n").exists()

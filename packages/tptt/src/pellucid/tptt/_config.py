@@ -14,7 +14,7 @@ from pellucid.core import ArgumentError
 from pellucid.tptt._kernels import BACKENDS
 from pellucid.tptt._linear_attention import PADDING_SIDES
 from pellucid.tptt._liza import resolve_dtype
-from pellucid.tptt._modes import RECURRENT_MODES, resolve_mode
+from pellucid.tptt._modes import RECURRENT_MODES, RecurrentMode, get_mode_name, resolve_mode
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -31,6 +31,10 @@ _OF_BASE_ALONE = frozenset(
     }
 )
 _SUFFIXES = ("attn", "self_attn", "attention")
+_MODE = "delta_rule"
+_NO_DECAY = (None, "1", "c")
+
+MODEL_TASKS = ("causal_lm", "feature_extraction")
 
 
 def convert_sets_to_lists(obj: Any) -> Any:
@@ -72,6 +76,16 @@ class TpttConfig(PretrainedConfig):
         gate_granularity: One gate for each "channel" or "head".
         backend: "auto", "torch" or "fla", see `linear_attention`.
         recurrent_config: The parts of a mode, in place of its name.
+        order: A part of a mode, as in tptt 0.12, like the four that follow; what is not given is
+            that of "delta_rule".
+        alpha_gate: How the state decays: "1" or "c", since it does not.
+        beta_gate: What the gate is made of.
+        linear: Whether no gelu is applied to the state.
+        trick: How further updates of a token are derived.
+        model_task: "causal_lm", or "feature_extraction" for a base model without a head.
+        base_model_subfolder: Where the base model lies in its directory or repository.
+        use_linear_checkpoint: Whether linear attention is computed again in the backward pass, to
+            save memory.
         **kwargs: Fields that every config has.
 
     Raises:
@@ -97,7 +111,7 @@ class TpttConfig(PretrainedConfig):
         name_or_path: str | os.PathLike[str] | None = None,
         target_modules_names: Sequence[str] | None = None,
         force_attn_implementation: str | None = "eager",
-        operator_mode: str = "delta_rule",
+        operator_mode: str | None = _MODE,
         max_self_attn_length: int | None = None,
         base_scale_attn: bool = False,
         mag_weight: float = 0.5,
@@ -113,11 +127,20 @@ class TpttConfig(PretrainedConfig):
         gate_granularity: str = "channel",
         backend: str = "auto",
         recurrent_config: Mapping[str, Any] | None = None,
+        order: int | None = None,
+        alpha_gate: str | None = None,
+        beta_gate: str | None = None,
+        linear: bool | None = None,
+        trick: str | None = None,
+        model_task: str = "causal_lm",
+        base_model_subfolder: str | None = None,
+        use_linear_checkpoint: bool | None = None,
         **kwargs: Any,
     ) -> None:
         base = as_dict(base_model_config)
         if base is None and os.path.isdir(base_model_name):
-            base = as_dict(AutoConfig.from_pretrained(base_model_name))
+            place = {"subfolder": base_model_subfolder or ""}
+            base = as_dict(AutoConfig.from_pretrained(base_model_name, **place))
         merged = _mergeable(base)
         for name in ("architectures", "auto_map", "model_type", *merged):
             kwargs.pop(name, None)
@@ -131,9 +154,14 @@ class TpttConfig(PretrainedConfig):
         )
         self.target_modules_names = list(target_modules_names or _SUFFIXES)
         self.force_attn_implementation = force_attn_implementation
-        self.operator_mode = operator_mode
-        mode = resolve_mode(operator_mode, recurrent_config)
+        _check_known("alpha_gate", alpha_gate, _NO_DECAY)
+        parts = {"order": order, "gate_type": beta_gate, "linear": linear, "trick": trick}
+        self.operator_mode, mode = _choose_mode(operator_mode, recurrent_config, parts)
         self.recurrent_config = dict(vars(mode))
+        _check_known("model_task", model_task, MODEL_TASKS)
+        self.model_task = model_task
+        self.base_model_subfolder = base_model_subfolder
+        self.use_linear_checkpoint = bool(use_linear_checkpoint)
         self.max_self_attn_length = max_self_attn_length
         self.base_scale_attn = base_scale_attn
         self.mag_weight = float(mag_weight)
@@ -146,8 +174,7 @@ class TpttConfig(PretrainedConfig):
         self.pooling_config = convert_sets_to_lists(pooling_config)
         self.compat = compat
         self.gate_granularity = gate_granularity
-        if backend not in BACKENDS:
-            raise ArgumentError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}.")
+        _check_known("backend", backend, BACKENDS)
         self.backend = backend
         self.architectures = ["TpttModel"]  # pyright: ignore[reportAttributeAccessIssue, reportIncompatibleVariableOverride]
         if bidirectional:
@@ -160,7 +187,8 @@ class TpttConfig(PretrainedConfig):
             OSError: If it cannot be fetched.
         """
         if self.base_model_config is None:
-            base = AutoConfig.from_pretrained(self.base_model_name)
+            place = {"subfolder": self.base_model_subfolder or ""}
+            base = AutoConfig.from_pretrained(self.base_model_name, **place)
             self.base_model_config = as_dict(base) or {}
         parts = dict(self.base_model_config)
         return AutoConfig.for_model(parts.pop("model_type"), **parts)
@@ -204,6 +232,29 @@ def _plain_lora(config: Mapping[str, Any] | None) -> dict[str, Any] | None:
         return None
     values = {key: getattr(value, "value", value) for key, value in config.items()}
     return convert_sets_to_lists(values)
+
+
+def _choose_mode(
+    name: str | None, recurrent_config: Mapping[str, Any] | None, parts: Mapping[str, Any]
+) -> tuple[str, RecurrentMode]:
+    """Return the name of a mode and what it is made of, of what says so."""
+    given = {part: value for part, value in parts.items() if value is not None}
+    if not given:
+        name = name or _MODE
+        return name, resolve_mode(name, recurrent_config)
+    if recurrent_config or name not in (None, _MODE):
+        raise ArgumentError(
+            f"{', '.join(given)} of a mode cannot be given beside operator_mode {name!r} and "
+            f"recurrent_config {recurrent_config!r}. Give one of the three."
+        )
+    mode = resolve_mode(_MODE, given)
+    return get_mode_name(**vars(mode)), mode
+
+
+def _check_known(what: str, value: str | None, known: Sequence[str | None]) -> None:
+    if value not in known:
+        names = ", ".join(each for each in known if each is not None)
+        raise ArgumentError(f"{what} must be one of {names}, got {value!r}.")
 
 
 def _choose_side(side: str | None) -> str:

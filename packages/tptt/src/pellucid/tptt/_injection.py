@@ -37,6 +37,8 @@ def get_tptt_model(
     compat: str | None = None,
     gate_granularity: str = "channel",
     backend: str = "auto",
+    target_modules_names: Sequence[str] | None = None,
+    use_linear_checkpoint: bool = False,
 ) -> tuple[Any, LCache]:
     """Put `LiZAttention` in the place of a model's self-attention modules; the model is changed.
 
@@ -61,6 +63,9 @@ def get_tptt_model(
         compat: See `LinearAttentionOp`.
         gate_granularity: See `LinearAttention`.
         backend: See `linear_attention`.
+        target_modules_names: Another name of `target_modules`.
+        use_linear_checkpoint: Whether linear attention is computed again in the backward pass, to
+            save memory.
 
     Returns:
         The model, and the object that shows what it remembers.
@@ -68,8 +73,12 @@ def get_tptt_model(
     Raises:
         NoTargetError: (a ValueError) If there is no such module.
         RequirementError: (a TypeError) If one of them has no separable queries, keys and values.
-        ArgumentError: (a ValueError) If linear attention is there already.
+        ArgumentError: (a ValueError) If linear attention is there already, or targets are named
+            twice.
     """
+    if target_modules is not None and target_modules_names is not None:
+        raise ArgumentError("target_modules and target_modules_names are the same. Give one.")
+    targets = target_modules if target_modules is not None else target_modules_names
     if any(isinstance(module, LiZAttention) for module in model.modules()):
         raise ArgumentError(
             "the model has linear attention already. Begin with the model that it was made of."
@@ -100,8 +109,10 @@ def get_tptt_model(
                 backend=backend,
             ),
         )
-        for name, module in find_targets(model, target_modules).items()
+        for name, module in find_targets(model, targets).items()
     ]
+    for _, liza in made:
+        liza.linear_attn.linear_operator.use_checkpoint = use_linear_checkpoint
     _put_in_place(model, made, getattr(base_config, "num_hidden_layers", None))
     return model, cache
 

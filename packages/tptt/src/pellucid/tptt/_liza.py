@@ -135,10 +135,15 @@ class LiZAttention(nn.Module):
         return self._mag_weight
 
     @mag_weight.setter
-    def mag_weight(self, weight: float) -> None:
-        if not 0 <= weight <= 1:
+    def mag_weight(self, weight: float | Tensor) -> None:
+        if not 0 <= float(weight) <= 1:
             raise ArgumentError(f"mag_weight must be from 0 to 1, got {weight!r}.")
         self._mag_weight = float(weight)
+
+    @property
+    def memory_gate(self) -> "LiZAttention":
+        """The module itself: what sets `memory_gate.mag_weight`, as in tptt 0.12, sets its own."""
+        return self
 
     @property
     def is_sliding(self) -> bool:

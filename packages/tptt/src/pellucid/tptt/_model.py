@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
 
 from pellucid.core import CheckpointError, MissingDependencyError
 from pellucid.tptt._checkpoint import (
@@ -48,10 +48,10 @@ class TpttModel(PreTrainedModel):
     def __init__(self, config: TpttConfig, *, backbone: Any = None, **kwargs: Any) -> None:
         super().__init__(config)
         if backbone is None:
-            backbone = AutoModelForCausalLM.from_pretrained(
+            backbone = _find_loader(config).from_pretrained(
                 config.base_model_name,
                 attn_implementation=config.force_attn_implementation,
-                **kwargs,
+                **{"subfolder": config.base_model_subfolder or "", **kwargs},
             )
         if config.base_model_config is None:
             config.base_model_config = as_dict(backbone.config)
@@ -97,14 +97,13 @@ class TpttModel(PreTrainedModel):
             "position_ids": position_ids,
             "past_key_values": past_key_values,
             "use_cache": False if self.training else use_cache,
+            "labels": labels,
         }
         # Not every base model takes each of them.
         kwargs |= {name: held for name, held in given.items() if held is not None}
         if isinstance(logits_to_keep, torch.Tensor) or logits_to_keep:
             kwargs["logits_to_keep"] = logits_to_keep
-        return self.backbone(
-            input_ids=input_ids, attention_mask=attention_mask, labels=labels, **kwargs
-        )
+        return self.backbone(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """Generate with the base model's `generate`."""
@@ -166,6 +165,7 @@ class TpttModel(PreTrainedModel):
             compat=config.compat,
             gate_granularity=config.gate_granularity,
             backend=config.backend,
+            use_linear_checkpoint=config.use_linear_checkpoint,
         )
         return model
 
@@ -229,7 +229,7 @@ class TpttModel(PreTrainedModel):
         path = find_file(place, WEIGHTS, token=token)
         if path is None:
             return _load_adapters(cls, config, place, backbone, token, dtype, kwargs)
-        base = AutoModelForCausalLM.from_config(
+        base = _find_loader(config).from_config(
             config.read_base(), attn_implementation=config.force_attn_implementation
         )
         base = base.to(_read_dtype(path) if dtype in (None, "auto") else dtype)
@@ -243,6 +243,11 @@ class TpttModel(PreTrainedModel):
                 "beside."
             )
         return model.eval()
+
+
+def _find_loader(config: TpttConfig) -> Any:
+    """Return the class of transformers that makes base models for a task."""
+    return AutoModelForCausalLM if config.model_task == "causal_lm" else AutoModel
 
 
 def _load_adapters(

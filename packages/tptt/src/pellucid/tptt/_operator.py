@@ -37,6 +37,9 @@ class LinearAttentionOp(nn.Module):
         compat: "upstream" for the operator of published adapters, see `published_operator`.
         backend: What computes many tokens at once, see `linear_attention`.
 
+    Attributes:
+        use_checkpoint: Whether to compute again in the backward pass, to save memory.
+
     Raises:
         ModeError: (a ValueError) If there is no such mode.
         ArgumentError: (a ValueError) If another argument is not of the kind described.
@@ -73,6 +76,7 @@ class LinearAttentionOp(nn.Module):
         self.is_plain = self.mode.order == 1 and self.mode.linear and compat is None
         check_backend(backend, self.mode, compat)
         self.backend = backend
+        self.use_checkpoint = False
         self.state = Signal()
 
     def forward(
@@ -121,10 +125,14 @@ class LinearAttentionOp(nn.Module):
         least = self.linear_precision if is_fused else torch.float32
         precise = torch.promote_types(self.linear_precision, least)
         parts = (x.to(self.linear_precision).to(precise) for x in (q, k, v, gate))
+        run = functools.partial(
+            self._run, state=state, entry=entry, lengths=lengths, is_fused=is_fused
+        )
         with _without_autocast(q.device.type):
-            out, new_state = self._run(
-                *parts, state=state, entry=entry, lengths=lengths, is_fused=is_fused
-            )
+            if self.use_checkpoint and torch.is_grad_enabled():
+                out, new_state = checkpoint(run, *parts, use_reentrant=False)
+            else:
+                out, new_state = run(*parts)
         if not is_backwards:
             new_state = self.state(new_state)
         if use_cache:

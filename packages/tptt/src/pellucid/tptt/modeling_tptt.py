@@ -4,6 +4,7 @@ from pellucid.tptt._activation import unlinear_activation
 from pellucid.tptt._checkpoint import load_tptt_safetensors, save_tptt_safetensors
 from pellucid.tptt._chunks import chunk_sequence, fast_invert_matrix, get_valid_chunk_size
 from pellucid.tptt._injection import get_tptt_model
+from pellucid.tptt._later_modules import CausalConv1d, MemoryAsGate, VirtualTokenExpander
 from pellucid.tptt._layouts import extract_layer_idx, find_embedding_lm, split_qkv
 from pellucid.tptt._linear_attention import LinearAttention
 from pellucid.tptt._liza import LiZAttention
@@ -18,11 +19,14 @@ from pellucid.tptt._virtual import expand_virtual_tokens
 
 __all__ = [
     "CausalAvgPool1d",
+    "CausalConv1d",
     "LCache",
     "LiZAttention",
     "LinearAttention",
     "LinearAttentionOp",
+    "MemoryAsGate",
     "TpttModel",
+    "VirtualTokenExpander",
     "apply_linear_attention_mask",
     "chunk_sequence",
     "describe",
