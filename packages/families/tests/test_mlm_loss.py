@@ -120,6 +120,19 @@ def test_the_bound_counts_text_and_draws_from_its_generator(loss, tokenizer, tex
     assert not torch.equal(loss.nll_bound(batch).nats, first.nats)
 
 
+def test_the_bound_of_a_row_does_not_depend_on_its_batch(loss, tokenizer, texts):
+    loss.model.double()
+    numbers = torch.tensor([4, 7, 2])
+    batch = {**DefaultMLMCollator(tokenizer, 9)(texts), "row_ids": numbers, "row_seed": 3}
+    together = loss.nll_bound(batch).nats
+    for row in range(3):
+        one = {name: held[row : row + 1] for name, held in batch.items() if name != "row_seed"}
+        alone = loss.nll_bound({**one, "row_seed": 3}).nats
+        torch.testing.assert_close(alone, together[row : row + 1])
+        other = loss.nll_bound({**one, "row_seed": 4}).nats
+        assert (other - alone).abs() > 1e-3
+
+
 def test_packed_texts_are_learnt_as_they_would_be_alone(loss, tokenizer, texts):
     columns = {"input_ids": [text["input_ids"] for text in texts]}
     packed = pack_sequences(columns, tokenizer, 12, with_segments=True)

@@ -1,46 +1,19 @@
 """What the parts of the family hand to each other."""
 
-from typing import Any, NotRequired, Protocol, TypedDict, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-
-class DreamPredictionBatch(TypedDict):
-    """Prompts to complete, or texts to fill.
-
-    Attributes:
-        input_ids: Prompts, padded on the left, or texts with masks in them.
-        attention_mask: False on what is hidden from the network.
-        target_ids: What should be written after the prompt; absent if that is unknown.
-        fixed_positions_mask: True where the input is given and never changes; everything but masks
-            if absent.
-    """
-
-    input_ids: Int64[Tensor, "batch pos"]
-    attention_mask: NotRequired[Bool[Tensor, "batch pos"]]
-    target_ids: NotRequired[Int64[Tensor, "batch target_pos"] | None]
-    fixed_positions_mask: NotRequired[Bool[Tensor, "batch pos"]]
+from pellucid.xlm.sampling import FillBatch, FilledDict
 
 
-class DreamPredictionDict(TypedDict):
-    """Filled texts.
+class DreamPredictionBatch(FillBatch):
+    """Prompts to go on with, or texts with masks to fill."""
 
-    Attributes:
-        text: What was written in each row, up to its first EOS, without special tokens.
-        ids: The whole of each row.
-        output_start_idx: The column in which what was asked for begins.
-        time_taken: Seconds until each row was finished.
-        steps_taken: Network evaluations that each row took part in.
-        loss: Always None; here so that records of all families look alike.
-    """
 
-    text: list[str]
-    ids: Int64[Tensor, "batch pos"]
-    output_start_idx: int
-    time_taken: list[float]
-    steps_taken: list[int]
-    loss: None
+class DreamPredictionDict(FilledDict):
+    """Filled texts."""
 
 
 @runtime_checkable

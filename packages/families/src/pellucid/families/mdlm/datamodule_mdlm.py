@@ -12,6 +12,7 @@ from pellucid.families.mdlm._noising import NOISINGS, noise_batch
 from pellucid.families.mdlm.types_mdlm import MDLMBatch, MDLMPredictionBatch
 from pellucid.xlm.contracts import IGNORED, Collator
 from pellucid.xlm.datamodule import (
+    PromptCollator,
     SuffixLayout,
     TextLayout,
     check_special_tokens,
@@ -157,7 +158,7 @@ class MDLMSeq2SeqTrainCollator(_NoisingCollator):
         return self._noise(joined.ids, joined.is_shown, joined.is_suffix)
 
 
-class MDLMSeq2SeqPredCollator(Collator):
+class MDLMSeq2SeqPredCollator(PromptCollator):
     """Prompts alone, padded on the left, and what should follow them.
 
     Args:
@@ -166,7 +167,7 @@ class MDLMSeq2SeqPredCollator(Collator):
         noise_schedule: Not read.
         input_block_size: The most tokens of a prompt, BOS included; a longer one is an error.
         bos_location: "after_prefix" or "before_prefix": another way to say `add_bos`.
-        layout: See `MDLMSeq2SeqTrainCollator`.
+        layout: What else `PromptCollator` takes.
 
     Raises:
         UnknownNameError: There is no such place for BOS.
@@ -182,33 +183,13 @@ class MDLMSeq2SeqPredCollator(Collator):
         bos_location: str | None = None,
         **layout: Any,
     ) -> None:
-        check_special_tokens(tokenizer, ("pad", "mask", "bos", "eos"))
         if bos_location is not None:
             if bos_location not in _BOS_LOCATIONS:
                 raise UnknownNameError("bos_location", bos_location, _BOS_LOCATIONS)
             layout["add_bos"] = _BOS_LOCATIONS[bos_location]
-        self.tokenizer, self.noise_schedule = tokenizer, noise_schedule
-        self.block_size, self.input_block_size = block_size, input_block_size
-        self._layout = SuffixLayout(
-            tokenizer=tokenizer,
-            block_size=block_size,
-            input_block_size=input_block_size,
-            **layout,
+        super().__init__(
+            tokenizer, block_size, noise_schedule, input_block_size=input_block_size, **layout
         )
-
-    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> MDLMPredictionBatch:
-        """Collate examples.
-
-        Raises:
-            ArgumentError: A prompt or a suffix does not fit into its block.
-        """
-        prompts, has_prompt, suffixes = self._layout.lay_out(examples)
-        return {
-            "input_ids": prompts,
-            "attention_mask": has_prompt,
-            "target_ids": suffixes,
-            "fixed_positions_mask": torch.ones_like(has_prompt),
-        }
 
 
 class MDLMInfillPredCollator(Collator):

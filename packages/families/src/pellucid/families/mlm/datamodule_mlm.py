@@ -12,6 +12,7 @@ from pellucid.core import ArgumentError
 from pellucid.families.mlm.types_mlm import MLMBatch, MLMPredictionBatch, PackedMLMBatch
 from pellucid.xlm.contracts import IGNORED, Collator
 from pellucid.xlm.datamodule import (
+    PromptCollator,
     SuffixLayout,
     TextLayout,
     check_special_tokens,
@@ -192,23 +193,8 @@ class MLMSeq2SeqCollator(_Seq2SeqCollator):
         return cast("MLMBatch", {**batch, **self._pass_through(examples)})
 
 
-class MLMSeq2SeqPredCollator(_Seq2SeqCollator):
-    """Prompts alone, padded on the left, and what should follow them."""
-
-    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> MLMPredictionBatch:
-        """Collate examples.
-
-        Raises:
-            ArgumentError: A prompt or a suffix does not fit into its block.
-        """
-        prompts, has_prompt, suffixes = self._layout.lay_out(examples)
-        batch: MLMPredictionBatch = {
-            "input_ids": prompts,
-            "attention_mask": has_prompt,
-            "target_ids": suffixes,
-            "fixed_positions_mask": torch.ones_like(has_prompt),
-        }
-        return cast("MLMPredictionBatch", {**batch, **self._pass_through(examples)})
+class MLMSeq2SeqPredCollator(PromptCollator):
+    """Prompts alone, padded on the left, and what should follow them; see `PromptCollator`."""
 
 
 class MLMSeq2SeqFullPredCollator(MLMSeq2SeqPredCollator):
@@ -224,11 +210,11 @@ class MLMSeq2SeqFullPredCollator(MLMSeq2SeqPredCollator):
         Raises:
             ArgumentError: A prompt or a suffix does not fit into its block.
         """
-        batch: dict[str, Any] = dict(super().__call__(examples))
+        batch = super().__call__(examples)
         ends = {"input_ids": self.tokenizer.mask_token_id, "attention_mask": True}
         ends["fixed_positions_mask"] = False
         wider = {
-            name: functional.pad(batch[name], (0, self._width), value=value)
+            name: functional.pad(batch[name], (0, self._layout.block_size), value=value)
             for name, value in ends.items()
         }
         targets = torch.cat((batch["input_ids"], batch["target_ids"]), dim=1)

@@ -10,7 +10,8 @@ from torch.nn import functional
 from pellucid.core import ArgumentError
 from pellucid.families.mlm.types_mlm import MLMBatch, MLMLossDict, MLMModel
 from pellucid.xlm.contracts import IGNORED, LossFunction, NLLBound
-from pellucid.xlm.modules import TokenConstraints, evaluating, select_random_indices
+from pellucid.xlm.modules import TokenConstraints, evaluating, positions_of, select_best
+from pellucid.xlm.sampling import RowStreams, Stream
 
 
 class MLMLoss(LossFunction[MLMBatch, MLMLossDict]):
@@ -77,21 +78,25 @@ class MLMLoss(LossFunction[MLMBatch, MLMLossDict]):
         To fill masks one by one, in an order drawn at random, is an autoregressive model of that
         order; the mean of its code length over orders bounds the likelihood (Uria et al. 2014,
         arXiv:1310.1757). With k of n tokens masked it is n / k times their cross-entropy, on
-        average over k from 1 to n. Here k is stratified over the samples, and the mask itself has
-        probability zero. The bound is about texts, so padding is not counted among its tokens.
+        average over k from 1 to n. Here k is stratified over the samples, what is masked follows
+        from the row's number and not from its batch, and the mask itself has probability zero. The
+        bound is about texts, so padding is not counted among its tokens.
         """
         targets = batch["target_ids"]
         is_eligible = targets != IGNORED
         clean = torch.where(is_eligible, targets, batch["input_ids"])
         n_eligible = is_eligible.sum(dim=1)
-        generator = self.generator or torch.Generator(targets.device).manual_seed(0)
+        streams = RowStreams.of(batch, self.generator)
+        places = positions_of(batch["attention_mask"]).long()
+        no_place = torch.zeros_like(places[:, 0])
         nats = torch.zeros(len(targets), device=targets.device, dtype=torch.float64)
         with evaluating(self.model):
             for sample in range(self.n_bound_samples):
-                uniforms = torch.rand(len(targets), generator=generator, device=targets.device)
+                uniforms = streams.uniforms(no_place, step=sample, stream=Stream.COUNT)
                 share = (sample + uniforms) / self.n_bound_samples
                 counts = (share * n_eligible).long().clamp(max=n_eligible - 1) + 1
-                chosen = select_random_indices(is_eligible, counts, generator=generator)
+                scores = streams.uniforms(places, step=sample, stream=Stream.ORDER)
+                chosen = select_best(scores, is_eligible, counts)
                 noised = clean.masked_fill(chosen, self.tokenizer.mask_token_id)
                 scale = n_eligible / counts.clamp(min=1)
                 nats += scale * self._row_nats(batch, noised, clean, chosen)

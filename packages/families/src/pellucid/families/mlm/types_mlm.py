@@ -5,6 +5,8 @@ from typing import Any, NotRequired, Protocol, TypedDict, runtime_checkable
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from pellucid.xlm.sampling import FillBatch, FilledDict
+
 
 class MLMBatch(TypedDict):
     """Texts with masks in them.
@@ -35,23 +37,8 @@ class PackedMLMBatch(MLMBatch):
     segment_ids: Int64[Tensor, "batch pos"]
 
 
-class MLMPredictionBatch(TypedDict):
-    """Texts to fill or to go on with.
-
-    Attributes:
-        input_ids: Prompts, padded on the left, or texts with masks in them.
-        attention_mask: False on what is hidden from the network.
-        target_ids: What should be written: after the prompt, or instead of the whole text.
-        fixed_positions_mask: True where the input is given and never changes; everything but masks
-            if absent.
-        positions: Where each token stands in its text; counted if absent.
-    """
-
-    input_ids: Int64[Tensor, "batch pos"]
-    attention_mask: NotRequired[Bool[Tensor, "batch pos"]]
-    target_ids: NotRequired[Int64[Tensor, "batch target_pos"] | None]
-    fixed_positions_mask: NotRequired[Bool[Tensor, "batch pos"]]
-    positions: NotRequired[Int64[Tensor, "batch pos"]]
+class MLMPredictionBatch(FillBatch):
+    """Prompts to go on with, or texts with masks to fill."""
 
 
 class MLMLossDict(TypedDict):
@@ -66,24 +53,8 @@ class MLMLossDict(TypedDict):
     tokens: Int64[Tensor, " batch"]
 
 
-class MLMPredictionDict(TypedDict):
-    """Filled texts.
-
-    Attributes:
-        text: What was written in each row, without special tokens.
-        ids: The whole of each row.
-        output_start_idx: The column in which what was asked for begins.
-        time_taken: Seconds until each row was finished.
-        steps_taken: Network evaluations that each row took part in.
-        loss: Always None; here so that records of all families look alike.
-    """
-
-    text: list[str]
-    ids: Int64[Tensor, "batch pos"]
-    output_start_idx: int
-    time_taken: list[float]
-    steps_taken: list[int]
-    loss: None
+class MLMPredictionDict(FilledDict):
+    """Filled texts."""
 
 
 @runtime_checkable

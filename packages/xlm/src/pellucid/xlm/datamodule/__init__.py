@@ -56,6 +56,7 @@ from pellucid.xlm.datamodule._padding import (
 )
 from pellucid.xlm.datamodule._plan import BatchPlan
 from pellucid.xlm.datamodule._printing import print_batch
+from pellucid.xlm.datamodule._prompt_collator import PromptCollator
 from pellucid.xlm.datamodule._rows import BlockRows, ForwardRows, RowSource
 from pellucid.xlm.datamodule._table import Column, Table
 
@@ -79,6 +80,7 @@ __all__ = [
     "InfillingCollatorInput",
     "Joined",
     "LocalDatasetManager",
+    "PromptCollator",
     "PromptLayout",
     "RowSource",
     "Seq2SeqCollatorInput",

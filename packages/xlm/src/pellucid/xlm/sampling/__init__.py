@@ -22,7 +22,7 @@ from pellucid.xlm.sampling._prompted import PromptedPredictor
 from pellucid.xlm.sampling._remasking import Remasking
 from pellucid.xlm.sampling._stops import StopAtStrings, StopAtToken, StopRule
 from pellucid.xlm.sampling._streams import RowStreams, Stream
-from pellucid.xlm.sampling._texts import Filled, Reading, Texts
+from pellucid.xlm.sampling._texts import FillBatch, Filled, FilledDict, Reading, Texts
 from pellucid.xlm.sampling._tokens import TokenPolicy
 
 __all__ = [
@@ -32,8 +32,10 @@ __all__ = [
     "Doubt",
     "DoubtLimit",
     "EvenShare",
+    "FillBatch",
     "FillOrder",
     "Filled",
+    "FilledDict",
     "FixedCount",
     "Opening",
     "OrderPolicy",

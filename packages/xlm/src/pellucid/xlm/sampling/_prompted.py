@@ -8,7 +8,7 @@ import torch
 from pellucid.xlm.contracts import Batch, Predictor, Preds
 from pellucid.xlm.datamodule import PromptLayout
 from pellucid.xlm.metrics import end_at_eos
-from pellucid.xlm.sampling._texts import Filled
+from pellucid.xlm.sampling._texts import Filled, FilledDict
 
 
 class PromptedPredictor(Predictor[Batch, Preds]):
@@ -73,17 +73,12 @@ class PromptedPredictor(Predictor[Batch, Preds]):
         device = next(self.model.parameters()).device
         return cast("Batch", {"input_ids": ids.to(device), "attention_mask": is_token.to(device)})
 
-    def describe(self, filled: Filled, *, start: int) -> dict[str, Any]:
+    def describe(self, filled: Filled, *, start: int) -> FilledDict:
         """Return what `predict` does of texts that were filled.
 
         Args:
             filled: The texts.
             start: The column in which what was asked for begins.
-
-        Returns:
-            `text` (list of str, each up to its first EOS), `ids` (batch, pos), `output_start_idx`,
-            `time_taken` (seconds, list of float), `steps_taken` (network evaluations, list of int)
-            and `loss`, which is None.
         """
         written = end_at_eos(filled.ids[:, start:], self.tokenizer).tolist()
         decode, skip = self.tokenizer.decode, self.skip_special_tokens

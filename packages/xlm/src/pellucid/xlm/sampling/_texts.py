@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import torch
 from jaxtyping import Bool, Int64
@@ -10,6 +10,49 @@ from torch import Tensor
 from torch.nn import functional
 
 from pellucid.xlm.modules import positions_of
+
+
+class FillBatch(TypedDict):
+    """What predictors are given that fill masks.
+
+    Attributes:
+        input_ids: Prompts, padded on the left, or texts with masks in them.
+        attention_mask: False on what is hidden from the network.
+        target_ids: What should be written: after the prompt, or instead of the whole text.
+        fixed_positions_mask: True where the input is given and never changes; everything but masks
+            if absent.
+        positions: Where each token stands in its text; counted if absent.
+        row_ids: The number of each row in its dataset; counted from 0 if absent.
+        row_seed: The seed of the dataset's random numbers; see `RowStreams.of`.
+    """
+
+    input_ids: Int64[Tensor, "batch pos"]
+    attention_mask: NotRequired[Bool[Tensor, "batch pos"]]
+    target_ids: NotRequired[Int64[Tensor, "batch target_pos"] | None]
+    fixed_positions_mask: NotRequired[Bool[Tensor, "batch pos"]]
+    positions: NotRequired[Int64[Tensor, "batch pos"]]
+    row_ids: NotRequired[Int64[Tensor, " batch"]]
+    row_seed: NotRequired[int]
+
+
+class FilledDict(TypedDict):
+    """What predictors return that fill masks; `PromptedPredictor.describe` makes it.
+
+    Attributes:
+        text: What was written in each row, up to its first EOS, without special tokens.
+        ids: The whole of each row.
+        output_start_idx: The column in which what was asked for begins.
+        time_taken: Seconds until each row was finished.
+        steps_taken: Network evaluations that each row took part in.
+        loss: Always None; here so that records of all families look alike.
+    """
+
+    text: list[str]
+    ids: Int64[Tensor, "batch pos"]
+    output_start_idx: int
+    time_taken: list[float]
+    steps_taken: list[int]
+    loss: None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
