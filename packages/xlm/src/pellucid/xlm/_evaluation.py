@@ -107,7 +107,9 @@ def load_trained(cfg: Any, section: str) -> tuple[Assembly, int]:
     named = cfg[section].ckpt_path
     if str(cfg[section].weights) == "built":
         if named is not None:
-            message = f"{section}.weights=built loads nothing; leave out {section}.ckpt_path={named}"
+            message = (
+                f"{section}.weights=built loads nothing; leave out {section}.ckpt_path={named}"
+            )
             raise ArgumentError(message)
         return assembly, 0
     if named is None and section == "generation" and repo_id is not None:
