@@ -273,7 +273,7 @@ def likelihood(model, text, state=()):
     )
 
 
-N_ROWS = 500
+N_ROWS = 10_000
 TEXTS = [[], [7], [8, 7], [7, 7], [7, 8, 9], [8, 8, 7]]
 
 
@@ -286,7 +286,7 @@ def test_orders_and_insertions_are_the_same_thing(tiny_model, text):
 
 @pytest.mark.parametrize("text", TEXTS, ids=str)
 def test_the_bound_is_the_mean_over_orders(tiny_model, text):
-    loss = ILMLossWithMaskedCE(tiny_model, TINY, n_bound_samples=40 if len(text) > 1 else 1)
+    loss = ILMLossWithMaskedCE(tiny_model, TINY, n_bound_samples=max(1, len(text)))
     collator = ILMSeq2SeqCollator(TINY, 4, input_block_size=3)
     batch = collator([{"prompt_ids": [9], "input_ids": text}] * N_ROWS)
     state = torch.get_rng_state()
@@ -296,7 +296,7 @@ def test_the_bound_is_the_mean_over_orders(tiny_model, text):
     expected = float(costs.mean()) - math.lgamma(len(text) + 1)
     error = max(5 * float(bound.nats.std()) / math.sqrt(N_ROWS), 1e-4)
     assert abs(float(bound.nats.mean()) - expected) < error
-    assert error < 0.15
+    assert error < 0.12
     assert expected >= -math.log(likelihood(tiny_model, text)) - 1e-9
     assert bound.tokens.tolist() == [len(text)] * N_ROWS
 
