@@ -4,12 +4,15 @@ import signal
 import subprocess
 import sys
 import time
+from typing import ClassVar
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainerCallback
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-from pellucid.core import ArgumentError, CheckpointError
+from pellucid.core import ArgumentError, CheckpointError, MissingDependencyError
 from pellucid.testing import tiny_llama, tiny_tokenizer
 from pellucid.tptt import TpttModel, load_base_model
 from pellucid.tptt._train_config import TrainConfig, read_command_line
@@ -218,6 +221,7 @@ def test_bad_options_are_refused(values, match):
         (["--config", "no-such-file.yaml"], "no-such-file.yaml"),
         (["--target-modules", "attnn"], "has no module of"),
         (["--max-length", "3"], "max_length is 3"),
+        (["--report-to", "wandbb"], "reports to no service 'wandbb'"),
     ],
 )
 def test_bad_input_is_one_line(options, match, tmp_path, capsys):
@@ -226,6 +230,33 @@ def test_bad_input_is_one_line(options, match, tmp_path, capsys):
     said = capsys.readouterr().err.splitlines()[-1]
     assert match in said
     assert not out.exists()
+
+
+class _Service(TrainerCallback):
+    """Stands for the service that a Trainer reports to."""
+
+    entries: ClassVar[list[dict]] = []
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        self.entries.append({"step": state.global_step, **logs})
+
+
+def test_a_service_is_told_what_the_log_holds(folder, monkeypatch):
+    monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "wandb", _Service)
+    monkeypatch.setattr(_Service, "entries", [])
+    train(make(folder, report_to=("wandb",), steps=3))
+    assert [entry["step"] for entry in _Service.entries if "loss" in entry] == [1, 2, 3]
+    assert _Service.entries == log_of(folder, "run")
+
+
+def test_a_service_that_is_not_installed_is_named(folder, monkeypatch):
+    def refuse():
+        raise RuntimeError("WandbCallback requires wandb")
+
+    monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "wandb", refuse)
+    with pytest.raises(MissingDependencyError, match=r"'wandb' needs a package.*requires wandb"):
+        train(make(folder, report_to=("wandb",)))
+    assert not (folder / "run").exists()
 
 
 def test_a_run_is_not_written_over(folder, capsys):

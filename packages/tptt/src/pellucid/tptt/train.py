@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from pellucid.core import ArgumentError, CheckpointError, MissingDependencyError, PellucidError
 from pellucid.tptt._base_model import load_base_model
@@ -130,8 +131,10 @@ def train(config: TrainConfig) -> tuple[Any, Any]:
     Raises:
         ArgumentError: (a ValueError) If the config has no meaning, or its directory holds a run
             and it does not resume.
-        MissingDependencyError: If accelerate, or peft for adapters, is not installed.
+        MissingDependencyError: If accelerate, peft for adapters, or what a service of `report_to`
+            needs is not installed.
     """
+    _check_services(config.report_to)
     with _kept_random_states():
         torch.manual_seed(config.seed)
         model, tokenizer, teacher = build_model(config)
@@ -248,6 +251,22 @@ def _make_callbacks(model: Any, config: TrainConfig, out: Path) -> list[TrainerC
     if config.max_minutes is not None:
         callbacks.append(_TimeLimit(config.max_minutes))
     return [*callbacks, SaveBestModelCallback()] if config.save_best else callbacks
+
+
+def _check_services(names: Sequence[str]) -> None:
+    """Check that the Trainer can report to services, before anything is made for it."""
+    for name in names:
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise ArgumentError(
+                f"the Trainer reports to no service {name!r}. report_to takes "
+                f"{', '.join(INTEGRATION_TO_CALLBACK)}."
+            )
+        try:
+            INTEGRATION_TO_CALLBACK[name]()
+        except (ImportError, RuntimeError) as error:
+            raise MissingDependencyError(
+                f"report_to {name!r} needs a package that is not installed: {error}"
+            ) from error
 
 
 def _make_arguments(config: TrainConfig, out: Path) -> TrainingArguments:
