@@ -9,12 +9,8 @@ from torch.nn import functional
 
 from pellucid.core import ArgumentError
 from pellucid.families.flexmdm._noising import check_tokenizer
-from pellucid.families.flexmdm.types_flexmdm import (
-    IGNORED,
-    FlexMDMBatch,
-    FlexMDMPredictionBatch,
-)
-from pellucid.xlm.contracts import Collator
+from pellucid.families.flexmdm.types_flexmdm import FlexMDMBatch, FlexMDMPredictionBatch
+from pellucid.xlm.contracts import IGNORED, Collator
 from pellucid.xlm.datamodule import (
     PromptLayout,
     TextLayout,
@@ -24,6 +20,7 @@ from pellucid.xlm.datamodule import (
     read_rows,
     with_ends,
 )
+from pellucid.xlm.datamodule import print_batch as print_batch_flexmdm
 
 
 class _FlexMDMCollator(Collator):
@@ -187,13 +184,9 @@ class FlexMDMInfillPredCollator(_FlexMDMCollator):
         return {"input_ids": ids, "attention_mask": is_token_mask(lengths, width)}
 
 
-def print_batch_flexmdm(
-    batch: Mapping[str, Any], split: str, tokenizer: Any, dataloader_name: str = ""
-) -> None:
-    """Print the first row of a batch, as it is given and as it should be."""
-    print(f"{split}/{dataloader_name}: {len(batch['input_ids'])} rows")  # noqa: T201
-    for name in ("input_ids", "target_ids"):
-        row = batch.get(name)
-        if row is not None:
-            shown = [int(token) for token in row[0] if token != IGNORED]
-            print(f"  {name}: {tokenizer.decode(shown)}")  # noqa: T201
+__all__ = [
+    "FlexMDMInfillPredCollator",
+    "FlexMDMPredCollator",
+    "FlexMDMTrainCollator",
+    "print_batch_flexmdm",
+]

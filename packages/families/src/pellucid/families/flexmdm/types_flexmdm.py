@@ -5,9 +5,6 @@ from typing import NotRequired, Protocol, TypedDict, runtime_checkable
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-IGNORED = -100
-"""The target of a position about which nothing is ever asked."""
-
 
 class FlexMDMBatch(TypedDict):
     """Whole texts; noise is drawn by the loss.

@@ -33,10 +33,19 @@ def mean_metric_update_fn(
     return {"value": value, "weight": _n_rows(batch) if value.ndim == 0 else 1}
 
 
-def token_mean_update_fn(batch: Mapped, output: Mapped, tokenizer: Any = None) -> dict[str, Any]:
-    """Average the loss over tokens: a batch counts by the `tokens` that its loss is a mean of."""
+def token_mean_update_fn(
+    batch: Mapped, output: Mapped, tokenizer: Any = None, *, key: str = "loss"
+) -> dict[str, Any]:
+    """Average a loss over tokens: a batch counts by the `tokens` that its loss is a mean of.
+
+    Args:
+        batch: Not used.
+        output: Of the loss.
+        tokenizer: Not used.
+        key: Which loss, of a family that has several.
+    """
     del batch, tokenizer
-    loss = _field(output, "loss", "output").detach()
+    loss = _field(output, key, "output").detach()
     return {"value": loss, "weight": _field(output, "tokens", "output").sum()}
 
 
