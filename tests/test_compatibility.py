@@ -24,11 +24,13 @@ from pellucid.api import (
     LiteLLMModel,
     PassOnModel,
 )
+from pellucid.bridge import HookLoss, TransformerBridge
 from pellucid.core import (
     BaseLoss,
     BaseModel,
     ClassifierBaseModel,
     EncoderBaseModel,
+    Flow,
     GradientTokenAccessMixin,
     RequirementError,
     Targets,
@@ -50,6 +52,7 @@ from pellucid.testing import (
     tiny_tokenizer,
     tiny_wordpiece_tokenizer,
 )
+from pellucid.tptt import TpttConfig, TpttModel
 from pellucid.xlm import SimpleSpaceTokenizer, TextScorer
 
 # voyageai defines classes in a way that a library it uses warns of.
@@ -73,6 +76,31 @@ def make_hf_lm(*, use_eager_attention: bool = False) -> LMHFModel:
         tokenizer=tiny_tokenizer(),
         use_eager_attention=use_eager_attention,
     )
+
+
+def make_bridged_lm(*, use_eager_attention: bool = False) -> LMHFModel:
+    kind = "eager" if use_eager_attention else "sdpa"
+    bridge = TransformerBridge(tiny_llama(attn_implementation=kind), tokenizer=tiny_tokenizer())
+    return LMHFModel(bridge, use_eager_attention=use_eager_attention)
+
+
+def make_linear(kind: str) -> TpttModel:
+    base = tiny_llama(attn_implementation=kind)
+    return TpttModel(
+        TpttConfig(base.config, force_attn_implementation=kind, attn_implementation=kind),
+        backbone=base,
+    ).eval()
+
+
+def make_linear_lm(*, use_eager_attention: bool = False) -> LMHFModel:
+    model = make_linear("eager" if use_eager_attention else "sdpa")
+    return LMHFModel(model, tokenizer=tiny_tokenizer(), use_eager_attention=use_eager_attention)
+
+
+def make_bridged_linear_lm(*, use_eager_attention: bool = False) -> LMHFModel:
+    model = make_linear("eager" if use_eager_attention else "sdpa")
+    bridge = TransformerBridge(model, tokenizer=tiny_tokenizer())
+    return LMHFModel(bridge, use_eager_attention=use_eager_attention)
 
 
 def make_hf_encoder() -> EncoderHFModel:
@@ -189,6 +217,12 @@ UNREGISTERED: dict[str, Callable[..., BaseModel]] = {
     "tiny-encoder": TinyEncoder,
     "tiny-lm": TinyLM,
 }
+# Models of one package as backends of another.
+COMPOSED: dict[str, Callable[..., BaseModel]] = {
+    "bridge": make_bridged_lm,
+    "bridged tptt": make_bridged_linear_lm,
+    "tptt": make_linear_lm,
+}
 FEW: dict[str, Any] = {"num_steps": 2, "n_candidates": 4}
 FEW_OFFERS: dict[str, Any] = {**FEW, "sample_topk": 4}
 FEW_FLIPS: dict[str, Any] = {**FEW, "n_flip": 2}
@@ -234,15 +268,19 @@ LOSSES: dict[str, dict[str, Any]] = {
     "target-start-nll": {},
     "trigger-perplexity": {},
 }
+HOOK = "hook"
+"""A loss on an activation by its name, which is registered under none."""
 
 
 @functools.cache
 def model_of(name: str, **options: Any) -> BaseModel:
-    return {**MODELS, **UNREGISTERED}[name](**options)
+    return {**MODELS, **UNREGISTERED, **COMPOSED}[name](**options)
 
 
 @functools.cache
 def loss_of(name: str) -> BaseLoss:
+    if name == HOOK:
+        return HookLoss("blocks.0.hook_resid_post", lambda held: held.flatten(1).norm(dim=-1))
     judge = {"judge": make_hf_lm()} if LOSSES[name] is JUDGED else {}
     return load("pellucid.losses", name)(**LOSSES[name], **judge)
 
@@ -315,9 +353,49 @@ def test_every_registered_component_has_a_tiny_builder(group, known):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("model", [*MODELS, *UNREGISTERED])
 def test_a_cell_says_the_truth(model, optimizer, loss):
+    target, lowered = model_of(model), loss_of(loss)
+    kind = load("pellucid.optimizers", optimizer)
+    try_cell(model, optimizer, loss, check_compatibility(type(target), kind, type(lowered)))
+
+
+def goes(optimizer, loss):
+    parts = load("pellucid.optimizers", optimizer), load("pellucid.losses", loss)
+    return check_compatibility(LMHFModel, *parts).verdict is not Verdict.NO
+
+
+def cover_composed():
+    """Every composed model with each optimizer and with each loss that a language model takes.
+
+    Their class is that of a plain model, with which every optimizer meets every loss above.
+    """
+    for model in COMPOSED:
+        for place, optimizer in enumerate(OPTIMIZERS):
+            fitting = [loss for loss in LOSSES if goes(optimizer, loss)]
+            if fitting:
+                yield model, optimizer, fitting[place % len(fitting)]
+        for loss in LOSSES:
+            fitting = (one for one in ("gcg", "random-search") if goes(one, loss))
+            yield model, next(fitting, "gcg"), loss
+    for place, optimizer in enumerate(OPTIMIZERS):
+        yield ("bridge", "bridged tptt", "tptt")[place % 3], optimizer, HOOK
+
+
+@pytest.mark.parametrize(("model", "optimizer", "loss"), list(dict.fromkeys(cover_composed())))
+def test_composed_models_keep_to_the_matrix(model, optimizer, loss):
+    target, lowered = model_of(model), loss_of(loss)
+    asked = (target, lowered) if loss == HOOK else (type(target), type(lowered))
+    kind = load("pellucid.optimizers", optimizer)
+    report = check_compatibility(asked[0], kind, asked[1])
+    if loss == HOOK:
+        reads_hooks = model != "tptt" and kind.flow is not Flow.TEXTS
+        assert reads_hooks == (report.verdict is not Verdict.NO)
+    try_cell(model, optimizer, loss, report)
+
+
+def try_cell(model, optimizer, loss, report):
+    """What a report admits takes two steps, what it refuses is refused."""
     kind = load("pellucid.optimizers", optimizer)
     target, lowered = model_of(model), loss_of(loss)
-    report = check_compatibility(type(target), kind, type(lowered))
     settings = {**OPTIMIZERS[optimizer], "seed": 0}
     if report.verdict is Verdict.NO:
         every_option = dict.fromkeys(type(target).optional_fields.values(), True)
