@@ -31,7 +31,7 @@ from pellucid.xlm.sources import MarkovSource
 EXACT = "prediction/exact_match"
 PERPLEXITY = "lm/perplexity"
 MARKOV_LENGTH = 256
-PROCESS = (
+PROCESS: tuple[str, ...] = (
     "predictor.leap=systematic",
     "predictor.insert_first=false",
     "predictor.confidence=null",
