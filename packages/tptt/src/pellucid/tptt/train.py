@@ -52,6 +52,8 @@ class TpttTrainer(Trainer):
         self, *args: Any, teacher: Any = None, temperature: float = 1.0, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
+        # The share must be in an entry before services are told of it.
+        self.callback_handler.callbacks.sort(key=lambda each: not isinstance(each, LiZACallback))
         self._teacher = None if teacher is None else teacher.to(self.args.device)
         self._temperature = temperature
 
