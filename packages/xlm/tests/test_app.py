@@ -105,6 +105,10 @@ BAD = [
     (["job_type=train", "optimizer.lr=fast", *NAMED], "'optimizer' cannot be built"),
     (["--config-dir", "nowhere", "job_type=train", *NAMED], "nowhere' is no directory"),
     (["job_type=push_to_hub", *NAMED], "needs hub.repo_id"),
+    (
+        ["job_type=train", *NAMED[:2], "trainer_strategy=fsdp", "trainer.accelerator=cpu"],
+        "'trainer' cannot be built: The strategy `fsdp` requires a GPU",
+    ),
 ]
 
 

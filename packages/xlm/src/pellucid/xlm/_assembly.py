@@ -10,11 +10,12 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import OmegaConf
 
 from pellucid.xlm._addresses import seed_at
-from pellucid.xlm._building import build, build_components
+from pellucid.xlm._building import build, build_components, explain
 from pellucid.xlm._checkpoint_io import AtomicCheckpointIO
 from pellucid.xlm._resolvers import live_resolvers, register_resolvers
 
@@ -73,6 +74,9 @@ def build_trainer(cfg: Any, *, is_training: bool = True) -> lightning.Trainer:
     Args:
         cfg: The configuration.
         is_training: Without, there are neither loggers nor callbacks.
+
+    Raises:
+        ArgumentError: Lightning refuses the settings, as those of fsdp without an accelerator.
     """
     names = ("callbacks", "loggers") if is_training else ()
     parts: dict[str, list[Any]] = {
@@ -80,14 +84,17 @@ def build_trainer(cfg: Any, *, is_training: bool = True) -> lightning.Trainer:
     }
     callbacks = parts.get("callbacks", [])
     saves = any(isinstance(callback, Checkpoint) for callback in callbacks)
-    return build(
-        cfg,
-        "trainer",
-        callbacks=callbacks,
-        logger=parts.get("loggers") or False,
-        plugins=[AtomicCheckpointIO()],
-        enable_checkpointing=saves,
-    )
+    try:
+        return build(
+            cfg,
+            "trainer",
+            callbacks=callbacks,
+            logger=parts.get("loggers") or False,
+            plugins=[AtomicCheckpointIO()],
+            enable_checkpointing=saves,
+        )
+    except (ValueError, MisconfigurationException) as error:
+        raise explain(error, "trainer") from error
 
 
 @contextmanager

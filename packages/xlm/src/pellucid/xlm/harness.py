@@ -161,7 +161,8 @@ class Harness(CheckpointedModule):
         loss.configure(self)
         settings: Any = OmegaConf.select(self.cfg, "compile", default=False)
         if settings:
-            own = OmegaConf.to_container(settings) if isinstance(settings, DictConfig) else {}
+            is_mapping = isinstance(settings, DictConfig)
+            own: Any = OmegaConf.to_container(settings) if is_mapping else {}
             compiled: Any = torch.compile
             loss.loss_fn = compiled(loss.loss_fn, **{"fullgraph": False, **own})
 
