@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from pellucid.core import ArgumentError
 from pellucid.xlm._app import run as run_xlm
@@ -69,7 +69,7 @@ def test_what_is_copied_can_be_read():
     files = copy_family(STARTER, FamilyName("fam_new", "FamNew", "fam_new"))
     assert len([path for path in files if path.endswith(".py")]) == 7
     for path, text in files.items():
-        compile(text, path, "exec") if path.endswith(".py") else yaml.safe_load(text)
+        compile(text, path, "exec") if path.endswith(".py") else OmegaConf.create(text)
 
 
 @pytest.mark.parametrize("name", ["My", "1st", "my__family", "my_", "a-b", "class", "a/b", ""])
