@@ -67,13 +67,8 @@ def decode_token(
     if gates.is_watched:
         gate = gates(gate.view(batch, kv_heads, 1, -1))
     gate, value = gate.view(rows, 1, -1), v.reshape(rows, 1, width)
-    # each key before the queries that share it
-    units = torch.cat((k.reshape(rows, 1, width), q.reshape(rows, -1, width)), dim=1)
-    units = silu(units, inplace=True)
+    units = _make_units(q, k, rows, state.dtype)
     is_cast = not q.dtype == operator.linear_precision == state.dtype
-    if is_cast:
-        units = units.to(state.dtype)
-    units = units * (units * units).sum(-1, keepdim=True).clamp_min_(_EPS**2).rsqrt_()
     if is_cast:
         units, value, gate = (
             x.to(operator.linear_precision).to(state.dtype) for x in (units, value, gate)
@@ -103,6 +98,14 @@ def decode_token(
         },
         "recent": (k, v, None if valid is None else valid.expand(batch, 1)),
     }
+
+
+def _make_units(q: Tensor, k: Tensor, rows: int, dtype: torch.dtype) -> Tensor:
+    """Return keys and queries of norm 1, each key before the queries that share it."""
+    width = k.numel() // rows
+    units = silu(torch.cat((k.reshape(rows, 1, width), q.reshape(rows, -1, width)), dim=1), True)
+    units = units.to(dtype)
+    return units * (units * units).sum(-1, keepdim=True).clamp_min_(_EPS**2).rsqrt_()
 
 
 def _make_gate(

@@ -76,13 +76,8 @@ def get_tptt_model(
         ArgumentError: (a ValueError) If linear attention is there already, or targets are named
             twice.
     """
-    if target_modules is not None and target_modules_names is not None:
-        raise ArgumentError("target_modules and target_modules_names are the same. Give one.")
-    targets = target_modules if target_modules is not None else target_modules_names
-    if any(isinstance(module, LiZAttention) for module in model.modules()):
-        raise ArgumentError(
-            "the model has linear attention already. Begin with the model that it was made of."
-        )
+    targets = _either(target_modules, target_modules_names)
+    _check_is_base(model)
     cache = linear_cache if linear_cache is not None else LCache()
     # All are made before any is put in place: a failure leaves the model as it was.
     made = [
@@ -115,6 +110,19 @@ def get_tptt_model(
         liza.linear_attn.linear_operator.use_checkpoint = use_linear_checkpoint
     _put_in_place(model, made, getattr(base_config, "num_hidden_layers", None))
     return model, cache
+
+
+def _either(targets: Sequence[str] | None, names: Sequence[str] | None) -> Sequence[str] | None:
+    if targets is not None and names is not None:
+        raise ArgumentError("target_modules and target_modules_names are the same. Give one.")
+    return names if targets is None else targets
+
+
+def _check_is_base(model: nn.Module) -> None:
+    if any(isinstance(module, LiZAttention) for module in model.modules()):
+        raise ArgumentError(
+            "the model has linear attention already. Begin with the model that it was made of."
+        )
 
 
 def _put_in_place(

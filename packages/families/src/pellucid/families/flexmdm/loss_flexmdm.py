@@ -130,7 +130,7 @@ class FlexMDMLoss(LossFunction[FlexMDMBatch, FlexMDMLossDict]):
 
     def _nats(
         self, noised: Noised, t: Float[Tensor, " batch"]
-    ) -> tuple[Float[Tensor, " masked_pos"], Float[Tensor, " slot_pos"]]:
+    ) -> tuple[Float[Tensor, " picked_pos"], Float[Tensor, " slot"]]:
         """Return the loss of each masked token, and that of each slot."""
         logits, lengths = self.model(noised.ids, t, noised.shown, where=noised.is_mask)
         unmask = functional.cross_entropy(
