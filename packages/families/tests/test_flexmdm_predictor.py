@@ -170,14 +170,16 @@ def test_who_knows_the_text_writes_it(kind, way):
 def test_leaps_of_slots_alone_need_to_be_small(kind):
     """Tau-leaping inserts too much if two slots take the one missing token; ever more rarely."""
     model = Oracle({(A, B): 1.0}, kind=kind)
-    shares_right = [texts_of(ask(model, 500, n, room=6))[A, B] / 500 for n in (5, 30, 200)]
+    shares_right = [texts_of(ask(model, 500, n, room=6))[A, B] / 500 for n in (4, 20, 120)]
     assert shares_right == sorted(shares_right)
-    assert shares_right[-1] > 0.95
-    assert texts_of(ask(model, 500, 5, room=6, leap="systematic")) == {(A, B): 500}
+    assert shares_right[-1] > 0.93
+    systematic = texts_of(ask(model, 500, 5, room=6, leap="systematic"))
+    assert {len(text) for text in systematic} == {2}
 
 
-# With 6,000 texts a chance that is off by 0.06 is found in more than 99 of 100 cases.
-N = 6000
+# With 3,000 texts a chance that is off by 0.08 is found in more than 99 of 100 cases, and one that
+# is right is called wrong in fewer than one of 100,000.
+N = 3000
 LAW_WAYS = [{}, {"leap": "systematic"}]
 
 
@@ -185,11 +187,11 @@ LAW_WAYS = [{}, {"leap": "systematic"}]
 def test_texts_have_the_law_of_the_rates(way):
     """For a network that says anything, against the equations of its process."""
     model = Table(2)
-    law, found = exact_law(model, 1 - 1e-5), texts_of(ask(model, N, 100, **way))
+    law, found = exact_law(model, 1 - 1e-5), texts_of(ask(model, N, 80, **way))
     assert set(found) <= set(law)
     for text, chance in law.items():
         error = math.sqrt(chance * (1 - chance) / N)
-        # Leaps of 1/100 leave an error of that order.
+        # Leaps of 1/80 leave an error of that order.
         assert abs(found[text] / N - chance) < 4.5 * error + 0.01
 
 
@@ -205,12 +207,12 @@ def test_texts_have_the_law_of_the_rates(way):
 def test_who_knows_the_world_writes_it(schedule, leap, kind):
     noise = None if schedule is None else FlexMDMNoiseSchedule(schedule, schedule)
     model = Oracle(schedule=schedule, kind=kind)
-    found = texts_of(ask(model, N, 80, room=6, schedule=noise, leap=leap))
+    found = texts_of(ask(model, N, 60, room=6, schedule=noise, leap=leap))
     strange = N - sum(found[text] for text in TEXTS)
-    assert strange < 0.06 * N
+    assert strange < 0.08 * N
     for text, chance in TEXTS.items():
         error = math.sqrt(chance * (1 - chance) / N)
-        assert abs(found[text] / N - chance) < 4.5 * error + 0.02
+        assert abs(found[text] / N - chance) < 4.5 * error + 0.025
 
 
 class Watched(Oracle):
@@ -344,7 +346,7 @@ def test_who_has_nothing_left_to_expect_is_done():
 
 
 def test_texts_are_completed_and_filled_anywhere(model):
-    sampler = predictor(model, room=4)
+    sampler = predictor(model, 6, 4)
     prompts = ["1 2", ""]
     generator = torch.Generator().manual_seed(0)
     first = sampler.generate(prompts, generator=generator)
@@ -355,7 +357,8 @@ def test_texts_are_completed_and_filled_anywhere(model):
     assert found["output_start_idx"] == 1
     for row, example in zip(found["ids"].tolist(), gaps, strict=True):
         out = row[1 : row.index(EOS)]
-        assert fits([*out, EOS], [*example["input_ids"], EOS], [False] * 4)
+        given = [*example["input_ids"], EOS]
+        assert fits([*out, EOS], given, [False] * len(given))
     records = sampler.to_dict(batch, found)
     assert [record["text"] for record in records] == found["text"]
 
