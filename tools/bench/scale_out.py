@@ -156,6 +156,7 @@ def measure_remote(repeats: int) -> dict[int, float]:
         for _ in range(repeats):
             for n, held in found.items():
                 model = LiteLLMModel("openai/slow", url, "none", max_concurrent_requests=n)
+                model(["warm up"])
                 began = time.perf_counter()
                 model(texts)
                 held.append(time.perf_counter() - began)
