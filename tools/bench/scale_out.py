@@ -176,6 +176,7 @@ def _run(command: Sequence[str], folder: Path) -> float:
 
 class _Slow(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # one packet an answer: the second would wait for the first's acknowledgement
 
     def do_POST(self) -> None:
         """Answer after a while."""
