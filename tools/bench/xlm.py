@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lightning
 import torch
 from contestant import Contestant, make_environment
 from xlm_alternation import STEPS_A_BLOCK, Alternation, clock
@@ -34,7 +35,9 @@ Written by `tools/bench/xlm.py` on {threads} thread(s), {device}: star_easy, bat
 two layers, four heads; {blocks} blocks of {steps} steps of the harness, each followed by one of a
 plain loop in the same process. CPU milliseconds a step, medians of the blocks; the ratio is the
 median of each block's ratio to the plain block beside it. The plain loop is given batches that
-were collated beforehand; the harness reads and collates its own.{peer}
+were collated beforehand; the harness reads and collates its own. "Lightning alone" is a module of
+three lines with the same model, loss and optimizer, no callbacks and collated batches: the least
+that a harness on Lightning can cost.{peer}
 
 | harness | family | plain | harness | ratio |
 |---|---|---:|---:|---:|
@@ -124,6 +127,49 @@ def measure_overhead(
     return alternation.summary()
 
 
+class _Bare(lightning.LightningModule):
+    """The same model and loss with nothing around them: what is left is Lightning's own."""
+
+    def __init__(self, loss: Any) -> None:
+        super().__init__()
+        self.loss_function, self.model = loss, loss.model
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        """Compute the loss."""
+        del batch_idx
+        return self.loss_function(batch)["loss"]
+
+    def configure_optimizers(self) -> Any:
+        """Return AdamW with the settings of the plain loop."""
+        return torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
+
+
+def measure_floor(family: str, *, blocks: int, directory: Path) -> dict[str, float]:
+    """Return what `measure_overhead` does of a bare LightningModule, given collated batches."""
+    assembly = assemble(_config(family, directory, steps=1))
+    assembly.data.prepare_data()
+    assembly.data.setup("fit")
+    loader = iter(assembly.data.train_dataloader())
+    batches = [next(loader) for _ in range(STEPS_A_BLOCK)] * blocks
+    bare = _Bare(assembly.harness.loss_function)
+    bare.loss_function.generator = torch.Generator().manual_seed(0)
+    alternation = Alternation()
+    with quiet():
+        trainer = lightning.Trainer(
+            accelerator="cpu",
+            max_epochs=1,
+            gradient_clip_val=1.0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=directory,
+            callbacks=[alternation],
+        )
+        trainer.fit(bare, train_dataloaders=batches)
+    return alternation.summary()
+
+
 def measure_collator(family: str, *, batches: int, directory: Path) -> float:
     """Return the milliseconds that reading and collating one batch takes."""
     assembly = assemble(_config(family, directory, steps=1))
@@ -210,6 +256,8 @@ def main() -> None:
             if peers is not None:
                 overhead.append(_row(PEER, family, peers))
                 about = _ABOUT_PEER.format(versions=peers["versions"])
+            floor = measure_floor(family, blocks=given.blocks, directory=directory)
+            overhead.append(_row("Lightning alone", family, floor))
             took = measure_collator(family, batches=10 * given.blocks, directory=directory)
             share = took / found["plain_ms"]
             collators.append(f"| {family} | {took:.2f} | {share:.1%} |")

@@ -45,7 +45,8 @@ class Alternation(lightning.Callback):
         groups = [{"params": decay}, {"params": rest, "weight_decay": 0.0}]
         fused = trainer.optimizers[0].defaults["fused"]
         self._optimizer = torch.optim.AdamW(groups, lr=1e-4, fused=fused)
-        loader = iter(trainer.datamodule.train_dataloader())
+        data = trainer.datamodule
+        loader = iter(trainer.train_dataloader if data is None else data.train_dataloader())
         self._batches = [
             {name: _to(value, pl_module.device) for name, value in next(loader).items()}
             for _ in range(STEPS_A_BLOCK)
