@@ -76,7 +76,8 @@ def test_a_row_of_the_matrix_becomes_one_isolated_run(
 
 
 @pytest.mark.parametrize(
-    ("script", "words"), [
+    ("script", "words"),
+    [
         ("package", []),
         ("release", []),
         ("release", ["pellucid-core-v0.1.0"]),

@@ -262,7 +262,7 @@ class Constant(nn.Module):
 
 @pytest.mark.parametrize("confidence", [None, "position", "top_prob"])
 @pytest.mark.parametrize("leap", ["independent", "systematic"])
-@pytest.mark.parametrize("schedule", [None, SinSchedule()], ids=str)
+@pytest.mark.parametrize("schedule", [None, SinSchedule()], ids=["the own", "sin"])
 def test_masks_are_lifted_at_the_pace_of_the_schedule(schedule, leap, confidence):
     """Of 20 masks, 20 (1 - at(t)) are left at time t, whichever of them go first."""
     n_steps, n_rows = 11, 400
