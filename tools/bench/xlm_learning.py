@@ -258,7 +258,8 @@ def page(options: argparse.Namespace, picture: str) -> str:
     lines += [
         "",
         f"In closed form, the perplexity of the Markov source is {truth:.4f} over the tokens of a",
-        f"row, and {rate:.4f} far from its beginning. For `mlm` and `mdlm` it is a bound that is measured.\n",
+        f"row, and {rate:.4f} far from its beginning. For `mlm` and `mdlm` it is a bound that is",
+        "measured.\n",
         f"![Exact match over the steps of each run]({picture})\n",
         "The curves are measured on 100 validation rows; the numbers are in the file beside the",
         "picture that ends in `.jsonl`. `plain` is the same without `mix_neighbours`.",
