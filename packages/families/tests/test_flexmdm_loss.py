@@ -145,7 +145,7 @@ def test_nothing_is_better_than_to_know_the_conditional_law(kind):
 
 def test_a_trained_network_comes_to_the_conditional_expectation():
     """Of texts AB and B, after B is seen at time 1/2, A is missing with chance 1/3."""
-    rows = [{"input_ids": [A, B]}, {"input_ids": [B]}] * 16
+    rows = [{"input_ids": [A, B]}, {"input_ids": [B]}] * 64
     batch = FlexMDMTrainCollator(TOKENIZER, 5)(rows)
     torch.manual_seed(0)
     model = FlexMDMModel(

@@ -9,8 +9,9 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 from pellucid.core import ArgumentError
 
@@ -142,7 +143,7 @@ def _try_installed() -> Iterator[tuple[Family | None, str | None]]:
             yield None, str(error)
 
 
-def _describe(point: EntryPoint) -> str:
+def _describe(point: Any) -> str:
     distribution = getattr(point, "dist", None)
     suffix = "" if distribution is None else f" of {distribution.name} {distribution.version}"
     return f"entry point {point.name!r}{suffix}"
