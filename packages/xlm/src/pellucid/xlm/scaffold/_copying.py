@@ -88,8 +88,8 @@ def find_source(name: str) -> Source:
     match = _LOSS.search(loss.read_text(encoding="utf-8")) if loss.is_file() else None
     if match is None:
         raise ArgumentError(
-            f"family {name!r} has no loss_{name}.py with a class NAMELoss, from which its other "
-            "names would follow; start from another family"
+            f"family {name!r} has no loss_{name}.py with a class NAMELoss, which a new "
+            "family trains and its other names follow from; start from another family"
         )
     return Source(FamilyName(name, match[1], family.module), directory)
 
