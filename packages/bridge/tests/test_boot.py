@@ -1,6 +1,7 @@
 """Bridges from folders, from models in memory, from configurations, and from other modules."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +14,10 @@ from pellucid.bridge import (
     TransformerBridge,
     TransformerBridgeConfig,
     build_bridge_from_module,
+    infer_architecture,
 )
 from pellucid.bridge._model import _boot
+from pellucid.core import PellucidError
 from pellucid.testing import tiny_llama
 
 NATIVE: dict[str, Any] = {
@@ -180,6 +183,45 @@ def test_a_module_that_is_not_of_transformers() -> None:
         build_bridge_from_module(model, record)
     with pytest.raises(ValueError, match="no record"):
         build_bridge_from_module(model, "Nothing", tl_config={"d_model": 8, "n_layers": 2})
+
+
+class Unrunnable(Foreign):
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.layers[0](pixels)
+
+
+def test_a_module_that_nobody_has_described_is_looked_through() -> None:
+    model, tokens = Foreign(), torch.arange(4)[None]
+    bridge = build_bridge_from_module(model, tl_config={"d_model": 8, "n_layers": 2})
+    output, cache = bridge.run_with_cache(tokens)
+    torch.testing.assert_close(output, model(tokens))
+    torch.testing.assert_close(cache["hook_embed"], model.table(tokens))
+    torch.testing.assert_close(cache["resid_pre", 1], model.layers[0](model.table(tokens)))
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "reason"),
+    [
+        (Foreign(), {}, "Foreign has no config. Pass one: build_bridge_from_module"),
+        (Foreign(), {"hf_config": SimpleNamespace()}, "does not say how wide"),
+        (Unrunnable(), {"tl_config": {"d_model": 8, "n_layers": 2}}, "Unrunnable does not run on"),
+        (torch.nn.Linear(2, 2), {"tl_config": {"d_model": 2, "n_layers": 1}}, "Linear does not"),
+        (torch.nn.ReLU(), {"tl_config": {"d_model": 2, "n_layers": 1}}, "ReLU does not run"),
+    ],
+)
+def test_a_module_that_cannot_be_looked_into_is_refused(
+    model: Any, options: Any, reason: str
+) -> None:
+    with pytest.raises(PellucidError, match=reason):
+        build_bridge_from_module(model, **options)
+
+
+@pytest.mark.parametrize("look", [TransformerBridge, infer_architecture])
+def test_a_module_without_a_config_is_refused_everywhere(look: Any) -> None:
+    with pytest.raises(PellucidError, match="Foreign has no config"):
+        look(Foreign())
+    with pytest.raises(PellucidError, match="Foreign has no config"):
+        TransformerBridge.boot_transformers(hf_model=Foreign())
 
 
 def test_well_known_models_are_listed() -> None:

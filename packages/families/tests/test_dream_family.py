@@ -19,10 +19,11 @@ from pellucid.families.dream import (
     load_backbone,
     qwen2_backbone,
 )
-from pellucid.families.dream._blocks import block_causal_mask, block_numbers
+from pellucid.families.dream._blocks import block_causal_mask
 from pellucid.families.mlm import MLMLoss, MLMSeq2SeqTrainCollator
 from pellucid.xlm._app import run
 from pellucid.xlm.datamodule import SimpleSpaceTokenizer
+from pellucid.xlm.sampling import block_numbers
 from pellucid.xlm.testing import (
     EXAMPLES,
     BaseCollatorTests,

@@ -14,7 +14,7 @@ from pellucid.families.dream import (
     qwen2_backbone,
     shift_logits,
 )
-from pellucid.families.dream._blocks import block_causal_mask, block_numbers
+from pellucid.families.dream._blocks import block_causal_mask
 from pellucid.families.mlm import MLMPredictor, RotaryTransformerMLMModel
 from pellucid.xlm.datamodule import SimpleSpaceTokenizer
 from pellucid.xlm.sampling import Texts
@@ -193,10 +193,7 @@ def test_with_full_attention_a_cache_would_not_be_exact(model):
     assert torch.equal(model(ids, pairs)[0, 2:4], model(changed, pairs)[0, 2:4])
 
 
-def test_blocks_are_counted_from_the_first_gap():
-    writable = torch.tensor([[0, 0, 1, 1, 1, 1, 1], [0, 1, 1, 1, 1, 0, 1]]).bool()
-    numbers = block_numbers(writable, 2)
-    assert numbers.tolist() == [[0, 0, 1, 1, 2, 2, 3], [0, 1, 1, 2, 2, 3, 3]]
+def test_a_block_sees_itself_and_those_before_it():
     shown = torch.tensor([[False, True, True, True], [True] * 4])
     mask = block_causal_mask(torch.tensor([[0, 0, 1, 2], [0, 1, 1, 2]]), shown)
     assert mask[0].long().tolist() == [[0, 1, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0], [0, 1, 1, 1]]

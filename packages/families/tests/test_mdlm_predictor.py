@@ -224,8 +224,8 @@ def test_ancestral_sampling_needs_a_schedule(tokenizer):
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"max_steps": 0}, ArgumentError, "max_steps=0"),
-        ({"max_new_tokens": 0}, ArgumentError, "max_new_tokens=0"),
+        ({"max_steps": 0}, ArgumentError, "max_steps is 0"),
+        ({"max_new_tokens": 0}, ArgumentError, "max_new_tokens is 0"),
         ({"top_k": 1, "top_p": 0.5}, ArgumentError, "exclude each other"),
         ({"top_k": 0}, ArgumentError, "top_k is 0"),
         ({"temperature": -1.0}, ArgumentError, "temperature is -1.0"),

@@ -358,11 +358,19 @@ def test_a_text_ends_with_its_strings_and_few_gaps_are_filled_at_once():
         assert found.ids.tolist() == [[3, 3, 4, 5, 6, PAD, PAD, PAD]]
         assert found.steps == [n_steps]
     assert torch.equal(run(ids, read=oracle, stops=[until(["dc"])], **best).ids, truth)
-    # The first end counts, and whether its own rule is in a hurry.
-    for rules, n_steps in (([until(["cd"], 8), until(["aa"])], 6), ([until(["aa"], 1)], 8)):
-        found = run(ids, read=oracle, stops=[*rules, StopAtToken(token_id=EOS)], **best)
-        assert found.ids.tolist() == [[3, 3, *[PAD] * 6]]
-        assert found.steps == [n_steps]
+    # After five steps "cd" stands and three gaps are left; filled at once, they bring an end that
+    # comes before it.
+    two = [until(["cd"], 8), until(["aa"]), StopAtToken(token_id=EOS)]
+    found = run(ids, read=oracle, stops=two, **best)
+    assert found.ids.tolist() == [[3, 3, *[PAD] * 6]]
+    assert found.steps == [6]
+    # "ef" stands after three steps, with five gaps before it, and four after another one; after
+    # five, "cd" ends the text, with three gaps, and what the rule of "ef" would do is not asked.
+    for most_of_cd, most_of_ef, n_steps in ((0, 0, 8), (3, 0, 6), (0, 3, 8), (0, 4, 5), (0, 5, 4)):
+        rules = [until(["cd"], most_of_cd), until(["ef"], most_of_ef)]
+        found = run(ids, read=oracle, stops=rules, **best)
+        assert found.ids.tolist() == [[3, 3, 4, 5, 6, PAD, PAD, PAD]]
+        assert found.steps == [n_steps], (most_of_cd, most_of_ef)
 
 
 def test_texts_of_a_batch():

@@ -4,7 +4,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pellucid.xlm.sampling import DOUBTS, count_within, rank, share_of_steps
+from pellucid.xlm.sampling import (
+    DOUBTS,
+    block_numbers,
+    count_within,
+    doubts_at,
+    rank,
+    share_of_steps,
+)
 
 
 def test_the_rule_of_doubts_takes_a_prefix_that_stays_below():
@@ -46,3 +53,20 @@ def test_doubts_are_zero_of_what_is_certain_and_grow_with_doubt():
     for doubt in DOUBTS.values():
         assert doubt(certain) == 0
         assert doubt(unsure) > doubt(torch.tensor([0.1, 0.8, 0.1])) > 0
+
+
+@given(seed=st.integers(0, 99), temperature=st.sampled_from([0.5, 1.0, 3.0]))
+def test_doubts_stand_at_their_positions(seed, temperature):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(2, 5, 4, generator=generator)
+    where = torch.rand(2, 5, generator=generator) < 0.5
+    for name, doubt in DOUBTS.items():
+        found = doubts_at(where, logits[where], confidence=name, temperature=temperature)
+        expected = doubt((logits / temperature).softmax(-1)).double() * where
+        assert torch.allclose(found, expected)
+
+
+def test_blocks_are_counted_from_the_first_gap():
+    writable = torch.tensor([[0, 0, 1, 1, 1, 1, 1], [0, 1, 1, 1, 1, 0, 1]]).bool()
+    numbers = block_numbers(writable, 2)
+    assert numbers.tolist() == [[0, 0, 1, 1, 2, 2, 3], [0, 1, 1, 2, 2, 3, 3]]

@@ -6,15 +6,7 @@ from torch import nn
 
 from pellucid.core import ArgumentError, RequirementError
 from pellucid.xlm.datamodule import PromptCollator, SimpleSpaceTokenizer
-from pellucid.xlm.modules import TokenConstraints
-from pellucid.xlm.sampling import (
-    FillOrder,
-    PromptedPredictor,
-    RowStreams,
-    Texts,
-    TokenPolicy,
-    fill,
-)
+from pellucid.xlm.sampling import FillingPredictor, FillOrder, StopAtToken, TokenPolicy
 
 PAD, CLS, MASK, EOS, BOS, SEP, UNK = range(7)
 TOKENIZER = SimpleSpaceTokenizer.for_numbers(9)
@@ -31,31 +23,22 @@ class Counter(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(()))
 
-    def forward(self, reading):
-        follows = (reading.ids.cummax(dim=1).values + 1).roll(1, dims=1)
+    def forward(self, ids, shown, positions, where=None):
+        follows = (ids.cummax(dim=1).values + 1).roll(1, dims=1)
         follows = follows.masked_fill(follows >= len(TOKENIZER), EOS)
-        logits = torch.zeros(*reading.ids.shape, len(TOKENIZER))
-        return logits.scatter(2, follows[..., None], 99.0)[reading.where]
+        logits = torch.zeros(*ids.shape, len(TOKENIZER))
+        logits = logits.scatter(2, follows[..., None], 99.0)
+        return logits if where is None else logits[where]
 
 
-class CountingPredictor(PromptedPredictor):
-    def __init__(self, **given):
-        self.model, self.tokenizer = Counter(), TOKENIZER
+class CountingPredictor(FillingPredictor):
+    def __init__(self, max_steps=3, max_new_tokens=3, **given):
+        settings = {"model": Counter(), "noise_schedule": None, "add_bos": None}
+        super().__init__(max_steps, max_new_tokens, TOKENIZER, **settings)
+        self.order = FillOrder(confidence="top_prob", block_length=1)
+        self.tokens = TokenPolicy()
         for name, value in given.items():
             setattr(self, name, value)
-
-    def predict(self, batch, batch_idx=None, dataloader_idx=None, dataloader_name=None):
-        texts = Texts.of(batch, tokenizer=TOKENIZER, max_new_tokens=3)
-        filled = fill(
-            texts,
-            self.model,
-            order=FillOrder(confidence="top_prob", block_length=1),
-            tokens=TokenPolicy(),
-            constraints=TokenConstraints.from_tokenizer(TOKENIZER, allowed=("eos", "pad")),
-            streams=RowStreams.of(batch, self.generator),
-            max_steps=3,
-        )
-        return self.describe(filled, start=texts.start)
 
 
 def test_prompts_are_completed_up_to_eos() -> None:
@@ -91,6 +74,43 @@ def test_the_generator_of_a_call_is_its_own() -> None:
     assert torch.equal(mine.get_state(), before)
 
 
+def test_masks_in_a_batch_are_filled_where_none_are_added() -> None:
+    predictor = CountingPredictor(max_steps=2, max_new_tokens=None)
+    assert predictor.generate(["1 [MASK] [MASK]", "[MASK] 4"]) == ["1 2 3", "0 4"]
+    assert CountingPredictor(max_new_tokens=None).add_bos is None
+
+
+def test_logits_can_be_changed_on_their_way() -> None:
+    whole = []
+
+    def shift(logits):
+        whole.append(tuple(logits.shape))
+        return logits.roll(1, dims=2)
+
+    assert CountingPredictor(logits_hook=shift).generate(["1 2"]) == ["4 6 8"]
+    # Of the whole row in every step.
+    assert whole == [(1, 5, len(TOKENIZER))] * 3
+
+
+def test_a_subclass_says_how_it_reads_in_which_order_and_where_texts_end() -> None:
+    class Other(CountingPredictor):
+        def reader(self, texts):
+            said.append(texts.start)
+            return super().reader(texts)
+
+        def order_of_steps(self):
+            return FillOrder()
+
+        def stop_rules(self):
+            return [StopAtToken(token_id=TOKENIZER.encode("4")[0])]
+
+    said = []
+    preds = Other(order=None).predict(Other().prompt_batch(["3"]))
+    assert said == [1]
+    assert preds["text"] == ["4"]
+    assert preds["ids"][0, 2:].tolist() == [PAD, PAD]
+
+
 def test_prompts_are_collated() -> None:
     collator = PromptCollator(
         TOKENIZER, 4, input_block_size=3, add_bos="output", pass_through_fields=["level"]
@@ -105,6 +125,10 @@ def test_prompts_are_collated() -> None:
 
 
 def test_bad_input_is_named() -> None:
+    with pytest.raises(ArgumentError, match="max_steps is 0; give a positive number"):
+        CountingPredictor(max_steps=0)
+    with pytest.raises(ArgumentError, match="max_new_tokens is -1; give a positive number"):
+        CountingPredictor(max_new_tokens=-1)
     with pytest.raises(ArgumentError, match="a prompt has 3 tokens, BOS included"):
         PromptCollator(TOKENIZER, 4, input_block_size=2)(EXAMPLES)
 

@@ -17,6 +17,8 @@ from pellucid.xlm.modules import (
     sample_from_top_p,
     select_best,
     select_random_indices,
+    stratified_uniforms,
+    sum_rows,
 )
 
 
@@ -118,6 +120,26 @@ def test_the_masked_mean_reads_nothing_else():
     assert masked_mean(values, mask) == 3.0
     assert masked_mean(values, mask, dim=1).tolist() == [2.0, 5.0]
     assert masked_mean(values, torch.zeros_like(mask)) == 0.0
+
+
+@given(seed=st.integers(0, 99))
+def test_rows_are_summed_up_each_alone(seed):
+    grid = torch.randn(4, 5, generator=seeded(seed), dtype=torch.float64)
+    where = torch.rand(4, 5, generator=seeded(seed + 1)) < 0.4
+    torch.testing.assert_close(sum_rows(grid[where], where), (grid * where).sum(1))
+
+
+@given(n_rows=st.integers(1, 9), seed=st.integers(0, 99))
+def test_each_part_gets_one_number_and_no_row_a_part_of_its_own(n_rows, seed):
+    drawn = stratified_uniforms(n_rows, generator=seeded(seed))
+    assert (drawn * n_rows).floor().sort().values.tolist() == list(range(n_rows))
+    assert torch.equal(drawn, stratified_uniforms(n_rows, generator=seeded(seed)))
+
+
+def test_a_row_may_get_any_part():
+    first = torch.stack([stratified_uniforms(4, generator=seeded(seed))[0] for seed in range(2000)])
+    rates = (first * 4).long().bincount(minlength=4) / 2000
+    torch.testing.assert_close(rates, torch.full((4,), 0.25), rtol=0, atol=5 * 0.0097)
 
 
 @given(seed=st.integers(0, 99), counts=st.lists(st.integers(0, 8), min_size=3, max_size=3))

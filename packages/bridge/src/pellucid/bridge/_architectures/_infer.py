@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from pellucid.bridge._architectures._claims import settle_claims
+from pellucid.bridge._architectures._described import read_config
 from pellucid.bridge._architectures._infer_block import read_block
 from pellucid.bridge._architectures._infer_parts import is_norm
 from pellucid.bridge._architectures._probe import Call, Trace, is_same, trace_forward
@@ -19,22 +20,28 @@ from pellucid.bridge._architectures._record import Architecture, Stack
 from pellucid.bridge._errors import ArchitectureError
 
 
-def infer_architecture(model: nn.Module) -> Architecture:
+def infer_architecture(model: nn.Module, config: Any = None) -> Architecture:
     """Return a record of a model that nobody has described.
 
     The model runs a few times on three tokens.
 
+    Args:
+        model: A model of transformers, or a module that takes token ids as `input_ids`.
+        config: Its configuration, for a module that holds none.
+
     Raises:
-        ArchitectureError: If it has no list of blocks that a forward pass goes through.
+        ArgumentError: (a ValueError) If there is no configuration.
+        ArchitectureError: (a ValueError) If it does not run on token ids alone, or has no list of
+            blocks that a forward pass goes through.
     """
-    trace = trace_forward(model)
+    config = read_config(model) if config is None else config
+    trace = _trace(model)
     found = _find_stacks(model, trace)
     if not found:
         raise ArchitectureError(
             f"{type(model).__name__} has no list of blocks that a forward pass goes through. "
             "Describe it: register_architecture(Architecture(...))."
         )
-    config: Any = model.config
     text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
     names = _name_stacks(found)
     record = Architecture(
@@ -48,6 +55,17 @@ def infer_architecture(model: nn.Module) -> Architecture:
         is_inferred=True,
     )
     return settle_claims(model, record, text_config)
+
+
+def _trace(model: nn.Module) -> Trace:
+    try:
+        return trace_forward(model)
+    except (NotImplementedError, StopIteration, TypeError, ValueError) as error:
+        raise ArchitectureError(
+            f"{type(model).__name__} does not run on token ids alone, as forward(input_ids=...), "
+            f"so that its structure cannot be seen ({error!r}). Describe it: pass an "
+            "Architecture(...) that says where its parts are."
+        ) from error
 
 
 def _read_stack(name: str, path: str, model: nn.Module, trace: Trace, config: Any) -> Stack:
@@ -106,9 +124,9 @@ def _name_stacks(stacks: dict[str, nn.ModuleList]) -> list[str]:
 def _find_parts(model: Any, trace: Trace, stacks: dict[str, str]) -> dict[str, str]:
     paths = {module: path for path, module in model.named_modules()}
     inside = {module for path in stacks.values() for module in model.get_submodule(path).modules()}
-    embed, unembed = model.get_input_embeddings(), model.get_output_embeddings()
+    embed, unembed = _find_tables(model, trace)
     parts: dict[str, str] = {}
-    if trace.has(embed):
+    if embed is not None and trace.has(embed):
         parts["embed"] = paths[embed]
     for module in sorted(set(paths) - inside - {embed, unembed, model}, key=trace.place):
         call, path = trace.first(module), paths[module]
@@ -120,6 +138,21 @@ def _find_parts(model: Any, trace: Trace, stacks: dict[str, str]) -> dict[str, s
     if unembed is not None and trace.has(unembed):
         parts["unembed"] = paths[unembed]
     return parts
+
+
+def _find_tables(model: Any, trace: Trace) -> tuple[nn.Module | None, nn.Module | None]:
+    """Return what makes vectors of tokens, and logits of vectors."""
+    if hasattr(model, "get_input_embeddings"):
+        return model.get_input_embeddings(), model.get_output_embeddings()
+    calls = [call for call in trace.calls if call.module is not model]
+    whole = trace.first(model)
+    embed = (call.module for call in calls if isinstance(call.module, nn.Embedding))
+    unembed = (
+        call.module
+        for call in calls
+        if whole and isinstance(call.module, nn.Linear) and is_same(call.given, whole.given)
+    )
+    return next(embed, None), next(unembed, None)
 
 
 def _ends(model: nn.Module, trace: Trace, stacks: dict[str, str]) -> list[tuple[str, Call, Call]]:

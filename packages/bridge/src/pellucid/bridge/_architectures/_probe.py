@@ -94,9 +94,12 @@ def run_probe(model: Any) -> Tensor:
 
 def probe_inputs(model: Any) -> dict[str, Any]:
     """Return the smallest inputs that a model runs on."""
-    config = model.config
+    config = getattr(model, "config", None)
     text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    top = max(int(getattr(text_config, "vocab_size", 8)) - 1, 1)
+    # Who has no configuration has tables all the same.
+    tables = [m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)]
+    n_known = getattr(text_config, "vocab_size", min(tables, default=N_TOKENS))
+    top = max(int(n_known) - 1, 1)
     device = next(model.parameters()).device
     ids = torch.tensor([[5, 6, 7]], device=device).clamp(max=top)[:, :N_TOKENS]
     if getattr(config, "is_encoder_decoder", False):

@@ -217,3 +217,27 @@ class Architecture:
     input_name: str = "input_ids"
     is_masked: bool = False
     is_inferred: bool = False
+
+
+def describe_decoder(
+    *classes: str,
+    parts: Mapping[str, str],
+    path: str,
+    block: Block,
+    writes_in_place: bool = False,
+) -> Architecture:
+    """Return the record of models that are one stack of blocks, all of one kind.
+
+    Args:
+        *classes: Names of their classes.
+        parts: Everything outside of the blocks, name to path.
+        path: Of the list of blocks.
+        block: What a block is.
+        writes_in_place: Whether a forward pass writes into activations that it has made.
+    """
+    return Architecture(
+        classes=classes,
+        parts=MappingProxyType(dict(parts)),
+        stacks=(Stack(path=path, block=block),),
+        writes_in_place=writes_in_place,
+    )

@@ -2,7 +2,14 @@
 
 from types import MappingProxyType
 
-from pellucid.bridge._architectures._record import Architecture, Attention, Block, Mlp, Stack
+from pellucid.bridge._architectures._record import (
+    Architecture,
+    Attention,
+    Block,
+    Mlp,
+    Stack,
+    describe_decoder,
+)
 
 _BERT_BLOCK = Block(
     ln1_post="attention.output.LayerNorm",
@@ -16,18 +23,17 @@ _BERT_BLOCK = Block(
 
 
 def _describe_bert(prefix: str, unembed: str, *classes: str) -> Architecture:
-    return Architecture(
-        classes=classes,
-        parts=MappingProxyType(
-            {
-                "embed": f"{prefix}.embeddings.word_embeddings",
-                "token_type_embed": f"{prefix}.embeddings.token_type_embeddings",
-                "pos_embed": f"{prefix}.embeddings.position_embeddings",
-                "embed_ln": f"{prefix}.embeddings.LayerNorm",
-                "unembed": unembed,
-            }
-        ),
-        stacks=(Stack(path=f"{prefix}.encoder.layer", block=_BERT_BLOCK),),
+    return describe_decoder(
+        *classes,
+        parts={
+            "embed": f"{prefix}.embeddings.word_embeddings",
+            "token_type_embed": f"{prefix}.embeddings.token_type_embeddings",
+            "pos_embed": f"{prefix}.embeddings.position_embeddings",
+            "embed_ln": f"{prefix}.embeddings.LayerNorm",
+            "unembed": unembed,
+        },
+        path=f"{prefix}.encoder.layer",
+        block=_BERT_BLOCK,
     )
 
 

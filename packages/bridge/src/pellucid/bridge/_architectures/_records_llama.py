@@ -4,7 +4,13 @@ import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from pellucid.bridge._architectures._record import Architecture, Attention, Block, Mlp, Stack
+from pellucid.bridge._architectures._record import (
+    Architecture,
+    Attention,
+    Block,
+    Mlp,
+    describe_decoder,
+)
 
 LLAMA_PARTS: Mapping[str, str] = MappingProxyType(
     {
@@ -36,9 +42,7 @@ def describe_llama(*classes: str, block: Block = LLAMA_BLOCK) -> Architecture:
         *classes: Their names.
         block: What a block is.
     """
-    return Architecture(
-        classes=classes, parts=LLAMA_PARTS, stacks=(Stack(path="model.layers", block=block),)
-    )
+    return describe_decoder(*classes, parts=LLAMA_PARTS, path="model.layers", block=block)
 
 
 LLAMA = describe_llama(
@@ -49,12 +53,11 @@ LLAMA = describe_llama(
     "GemmaForCausalLM",
     "OlmoForCausalLM",
 )
-LLAVA = Architecture(
-    classes=("LlavaForConditionalGeneration",),
-    parts=MappingProxyType(
-        {n: p.replace("model.", "model.language_model.") for n, p in LLAMA_PARTS.items()}
-    ),
-    stacks=(Stack(path="model.language_model.layers", block=LLAMA_BLOCK),),
+LLAVA = describe_decoder(
+    "LlavaForConditionalGeneration",
+    parts={n: p.replace("model.", "model.language_model.") for n, p in LLAMA_PARTS.items()},
+    path="model.language_model.layers",
+    block=LLAMA_BLOCK,
 )
 GEMMA2 = describe_llama(
     "Gemma2ForCausalLM",
@@ -109,28 +112,21 @@ STARCODER2 = describe_llama(
     "Starcoder2ForCausalLM",
     block=dataclasses.replace(LLAMA_BLOCK, mlp=Mlp(path="mlp", in_="c_fc", out="c_proj")),
 )
-PHI = Architecture(
-    classes=("PhiForCausalLM",),
-    parts=MappingProxyType({**LLAMA_PARTS, "ln_final": "model.final_layernorm"}),
-    stacks=(
-        Stack(
-            path="model.layers",
-            block=Block(
-                ln1="input_layernorm",
-                attn=Attention(
-                    path="self_attn",
-                    q="q_proj",
-                    k="k_proj",
-                    v="v_proj",
-                    o="dense",
-                    q_norm="q_layernorm",
-                    k_norm="k_layernorm",
-                    heads_first=True,
-                ),
-                mlp=Mlp(path="mlp", in_="fc1", out="fc2"),
-                is_parallel=True,
-            ),
+PHI = describe_decoder(
+    "PhiForCausalLM",
+    parts={**LLAMA_PARTS, "ln_final": "model.final_layernorm"},
+    path="model.layers",
+    block=Block(
+        ln1="input_layernorm",
+        attn=dataclasses.replace(
+            LLAMA_ATTENTION,
+            o="dense",
+            q_norm="q_layernorm",
+            k_norm="k_layernorm",
+            heads_first=True,
         ),
+        mlp=Mlp(path="mlp", in_="fc1", out="fc2"),
+        is_parallel=True,
     ),
 )
 LLAMA_RECORDS = (LLAMA, LLAVA, GEMMA2, OLMO2, PHI3, GRANITE, COHERE, STABLELM, STARCODER2, PHI)

@@ -2,21 +2,20 @@
 
 from types import MappingProxyType
 
-from pellucid.bridge._architectures._record import Architecture, Block, Mixer, Stack
+from pellucid.bridge._architectures._record import Architecture, Block, Mixer, describe_decoder
 
 
 def _describe(name: str, *parts: str) -> Architecture:
     mixer = Mixer(path="mixer", parts=MappingProxyType({part: part for part in parts}))
-    return Architecture(
-        classes=(name,),
-        parts=MappingProxyType(
-            {
-                "embed": "backbone.embeddings",
-                "ln_final": "backbone.norm_f",
-                "unembed": "lm_head",
-            }
-        ),
-        stacks=(Stack(path="backbone.layers", block=Block(ln1="norm", mixers=(mixer,))),),
+    return describe_decoder(
+        name,
+        parts={
+            "embed": "backbone.embeddings",
+            "ln_final": "backbone.norm_f",
+            "unembed": "lm_head",
+        },
+        path="backbone.layers",
+        block=Block(ln1="norm", mixers=(mixer,)),
     )
 
 

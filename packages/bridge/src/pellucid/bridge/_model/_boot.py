@@ -143,7 +143,7 @@ def _take(options: BootOptions) -> Loaded:
             f"hf_model is on {weight.device} and device={options.device!r}; the bridge does not "
             "move a model that you pass. Say hf_model.to(device) first."
         )
-    before = getattr(model.config, "_attn_implementation", None)
+    before = getattr(getattr(model, "config", None), "_attn_implementation", None)
     undo: tuple[Callable[[], None], ...] = ()
     if options.attn_implementation not in (None, before):
         model.set_attn_implementation(options.attn_implementation)

@@ -46,7 +46,7 @@ class BridgeState(nn.Module):
         self.__dict__["original_model"] = model
         self.hf_config: Any = read_config(model) if config is None else config
         self.training = model.training
-        self.adapter = adapter or find_record(model) or infer_architecture(model)
+        self.adapter = adapter or find_record(model) or infer_architecture(model, self.hf_config)
         self.tokenizer = tokenizer
         self.processor: Any = None
         self.compatibility_mode = False

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pellucid.bridge._architectures._described import read_config
 from pellucid.bridge._architectures._heads import read_width
 from pellucid.bridge._architectures._record import Architecture
 from pellucid.core import ArgumentError
@@ -134,7 +135,7 @@ class TransformerBridgeConfig:
         cls, model: nn.Module, record: Architecture, config: Any = None
     ) -> "TransformerBridgeConfig":
         """Read the configuration of a model of transformers; several words, one meaning."""
-        held: Any = model.config if config is None else config
+        held: Any = read_config(model) if config is None else config
         text = held.get_text_config() if hasattr(held, "get_text_config") else held
         made = cls.from_dict({**_read_sizes(text), "d_model": read_width(text)})
         block = record.stacks[-1].block

@@ -14,6 +14,7 @@ from pellucid.families.arlm.types_arlm import (
     ARLMModel,
 )
 from pellucid.xlm.contracts import IGNORED, LossFunction, NLLBound
+from pellucid.xlm.modules import sum_rows
 
 
 class ARLMLoss(LossFunction[ARLMBatch, ARLMLossDict]):
@@ -50,7 +51,7 @@ class ARLMLoss(LossFunction[ARLMBatch, ARLMLossDict]):
         loss = nats.sum() / is_asked.sum().clamp(min=1)
         return {
             "loss": loss,
-            "nats": _sum_rows(nats.detach(), is_asked),
+            "nats": sum_rows(nats.detach(), is_asked),
             "tokens": is_asked.sum(dim=1),
         }
 
@@ -58,7 +59,7 @@ class ARLMLoss(LossFunction[ARLMBatch, ARLMLossDict]):
     def nll_bound(self, batch: ARLMBatch) -> NLLBound:
         """Return the negative log-likelihood of each row, which is exact."""
         nats, is_asked = self._nats(batch)
-        return NLLBound(_sum_rows(nats, is_asked), is_asked.sum(dim=1))
+        return NLLBound(sum_rows(nats, is_asked), is_asked.sum(dim=1))
 
     def _nats(
         self, batch: ARLMBatch
@@ -88,10 +89,3 @@ def _starts_everywhere(mask: Bool[Tensor, "batch pos"]) -> bool:
     Attention then needs no mask. A GPU is not asked, since that would wait for it.
     """
     return mask.device.type == "cpu" and bool(mask[:, 0].all())
-
-
-def _sum_rows(
-    nats: Float[Tensor, " picked_pos"], is_asked: Bool[Tensor, "batch pos"]
-) -> Float[Tensor, " batch"]:
-    rows = is_asked.nonzero()[:, 0]
-    return nats.new_zeros(is_asked.shape[0]).index_add(0, rows, nats)

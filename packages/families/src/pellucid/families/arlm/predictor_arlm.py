@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-from pellucid.core import ArgumentError, UnknownNameError
+from pellucid.core import ArgumentError
 from pellucid.families.arlm.types_arlm import (
     ARLMModel,
     ARLMPredictionBatch,
@@ -18,8 +18,6 @@ from pellucid.xlm.modules import KeyValueCache, TokenConstraints, evaluating, po
 from pellucid.xlm.sampling import PromptedPredictor, RowStreams, TokenPolicy
 
 Logits = Float[Tensor, "batch d_vocab"]
-
-SAMPLING_METHODS = ("sample", "sample_top_k", "sample_top_p")
 
 
 class ARLMPredictor(PromptedPredictor[ARLMPredictionBatch, ARLMPredictionDict]):
@@ -43,7 +41,8 @@ class ARLMPredictor(PromptedPredictor[ARLMPredictionBatch, ARLMPredictionDict]):
         add_bos: Where `generate` puts BOS: before a prompt ("input"), after it ("output"), nowhere.
 
     Raises:
-        ArgumentError: A number is out of its range, or the sampling method is unknown.
+        ArgumentError: A number is out of its range, or nothing says how long a text may get.
+        UnknownNameError: The sampling method is unknown.
     """
 
     record_columns: ClassVar[tuple[str, ...]] = (
@@ -71,16 +70,10 @@ class ARLMPredictor(PromptedPredictor[ARLMPredictionBatch, ARLMPredictionDict]):
         if max_steps is None and max_length is None:
             message = "max_steps and max_length are both None; say how long a text may get"
             raise ArgumentError(message)
-        if sampling_method not in SAMPLING_METHODS:
-            raise UnknownNameError("sampling method", sampling_method, SAMPLING_METHODS)
         self.max_steps, self.max_length = max_steps, max_length
         self.tokenizer, self.noise_schedule, self.model = tokenizer, noise_schedule, model
         self.use_cache, self.add_bos = use_cache, add_bos
-        self.tokens = TokenPolicy(
-            temperature=temperature,
-            top_k=top if sampling_method == "sample_top_k" else None,
-            top_p=p if sampling_method == "sample_top_p" else None,
-        )
+        self.tokens = TokenPolicy.of_method(sampling_method, top=top, p=p, temperature=temperature)
 
     def predict(
         self,

@@ -7,17 +7,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from pellucid.families.dream.types_dream import CachingNetwork, DreamNetwork, KeyValues
-from pellucid.xlm.sampling import Reading, Texts
-
-
-def block_numbers(
-    writable: Bool[Tensor, "batch pos"], block_size: int
-) -> Int64[Tensor, "batch pos"]:
-    """Return the block of each position: 0 before the first writable one, then 1, 2 and so on."""
-    first = writable.long().argmax(dim=1, keepdim=True)
-    columns = torch.arange(writable.shape[1], device=writable.device)
-    numbers = torch.div(columns - first, block_size, rounding_mode="floor") + 1
-    return numbers.clamp(min=0)
+from pellucid.xlm.sampling import Reading, Texts, block_numbers
 
 
 def block_causal_mask(

@@ -1,10 +1,8 @@
 """The sampler of the family: blocks from left to right, each in any order."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
-from jaxtyping import Float
 from torch import Tensor
 
 from pellucid.core import ArgumentError, UnknownNameError
@@ -15,27 +13,24 @@ from pellucid.families.dream.types_dream import (
     DreamPredictionBatch,
     DreamPredictionDict,
 )
-from pellucid.xlm.modules import TokenConstraints, evaluating, positions_of
+from pellucid.xlm.modules import positions_of
 from pellucid.xlm.sampling import (
     DoubtLimit,
     EvenShare,
+    FillingPredictor,
     FillOrder,
-    PromptedPredictor,
     Read,
-    Reading,
-    RowStreams,
     StopAtStrings,
     StopAtToken,
     StopRule,
     Texts,
     TokenPolicy,
-    fill,
 )
 
 ATTENTIONS = ("full", "block_causal")
 
 
-class DreamPredictor(PromptedPredictor[DreamPredictionBatch, DreamPredictionDict]):
+class DreamPredictor(FillingPredictor[DreamPredictionBatch, DreamPredictionDict]):
     """Put masks after a prompt and fill them block by block (Ye et al. 2025, arXiv:2508.15487).
 
     A block is filled in any order, as many positions a step as the steps require; the next one
@@ -101,7 +96,17 @@ class DreamPredictor(PromptedPredictor[DreamPredictionBatch, DreamPredictionDict
         stop_at_eos: bool = True,
         add_bos: str | None = None,
     ) -> None:
-        _check(max_steps, max_new_tokens, force_fill_max)
+        super().__init__(
+            max_steps,
+            max_new_tokens,
+            tokenizer,
+            model=model,
+            noise_schedule=noise_schedule,
+            skip_special_tokens=skip_special_tokens,
+            add_bos=add_bos,
+        )
+        if force_fill_max < 0:
+            raise ArgumentError(f"force_fill_max is {force_fill_max!r}; give 0 or more")
         if attention not in ATTENTIONS:
             raise UnknownNameError("attention", attention, ATTENTIONS)
         if use_cache and attention == "full":
@@ -116,8 +121,6 @@ class DreamPredictor(PromptedPredictor[DreamPredictionBatch, DreamPredictionDict
         if threshold is not None and confidence is None:
             message = f"threshold={threshold!r} needs a confidence, such as 'top_prob'"
             raise ArgumentError(message)
-        self.max_steps, self.max_new_tokens, self.block_size = max_steps, max_new_tokens, block_size
-        self.tokenizer, self.model, self.noise_schedule = tokenizer, model, noise_schedule
         self.order = FillOrder(
             confidence=confidence,
             counts=EvenShare() if threshold is None else DoubtLimit(threshold),
@@ -126,44 +129,21 @@ class DreamPredictor(PromptedPredictor[DreamPredictionBatch, DreamPredictionDict
         )
         self.tokens = TokenPolicy(temperature=temperature, top_k=top_k, top_p=top_p)
         self.attention, self.use_cache, self.logits_hook = attention, use_cache, logits_hook
+        self.block_size = block_size
         self.generate_until = tuple(generate_until or ())
         self.force_fill_max, self.stop_at_eos = force_fill_max, stop_at_eos
-        self.skip_special_tokens = skip_special_tokens
-        self.add_bos = add_bos if max_new_tokens else None
 
-    def predict(
-        self,
-        batch: DreamPredictionBatch,
-        batch_idx: int | None = None,
-        dataloader_idx: int | None = None,
-        dataloader_name: str | None = None,
-    ) -> DreamPredictionDict:
-        """Fill every mask of a batch.
+    def reader(self, texts: Texts) -> Read:
+        """Return how the network reads: whole rows, or no block but those before and its own.
 
         Raises:
             ArgumentError: A text begins with a mask, or the network cannot keep what it read.
         """
-        del batch_idx, dataloader_idx, dataloader_name
-        texts = Texts.of(batch, tokenizer=self.tokenizer, max_new_tokens=self.max_new_tokens)
         if bool((texts.is_open & (positions_of(texts.shown) == 0)).any()):
             message = "a text begins with a mask, and there is nothing to begin from; add BOS"
             raise ArgumentError(message)
-        with evaluating(self.model):
-            filled = fill(
-                texts,
-                self._reader(texts),
-                order=self.order,
-                tokens=self.tokens,
-                constraints=TokenConstraints.from_tokenizer(self.tokenizer, allowed=("eos", "pad")),
-                streams=RowStreams.of(batch, self.generator),
-                max_steps=self.max_steps,
-                stops=self._stop_rules(),
-            )
-        return cast("DreamPredictionDict", self.describe(filled, start=texts.start))
-
-    def _reader(self, texts: Texts) -> Read:
         if self.attention == "full":
-            return _WholeReader(self.model, self.logits_hook).read
+            return super().reader(texts)
         if not self.use_cache:
             return BlockReader(self.model, texts, self.block_size).read
         if not isinstance(self.model, CachingNetwork):
@@ -174,7 +154,8 @@ class DreamPredictor(PromptedPredictor[DreamPredictionBatch, DreamPredictionDict
             raise ArgumentError(message)
         return CachedBlockReader(self.model, texts, self.block_size).read
 
-    def _stop_rules(self) -> list[StopRule]:
+    def stop_rules(self) -> list[StopRule]:
+        """Return those of EOS and of strings, where they are asked for."""
         rules: list[StopRule] = []
         if self.stop_at_eos:
             rules.append(StopAtToken(token_id=self.tokenizer.eos_token_id))
@@ -187,26 +168,3 @@ class DreamPredictor(PromptedPredictor[DreamPredictionBatch, DreamPredictionDict
                 )
             )
         return rules
-
-
-@dataclass(frozen=True, eq=False)
-class _WholeReader:
-    """Reads whole rows, in which all tokens see each other."""
-
-    model: DreamNetwork
-    logits_hook: Callable[[Tensor], Tensor] | None
-
-    def read(self, reading: Reading) -> Float[Tensor, "picked_pos d_vocab"]:
-        given = (reading.ids, reading.shown, reading.positions)
-        if self.logits_hook is None:
-            return self.model(*given, where=reading.where)
-        return self.logits_hook(self.model(*given))[reading.where]
-
-
-def _check(max_steps: int, max_new_tokens: int | None, force_fill_max: int) -> None:
-    for name, number in (("max_steps", max_steps), ("max_new_tokens", max_new_tokens)):
-        if number is not None and number <= 0:
-            message = f"{name} is {number!r}; give a positive number"
-            raise ArgumentError(message)
-    if force_fill_max < 0:
-        raise ArgumentError(f"force_fill_max is {force_fill_max!r}; give 0 or more")

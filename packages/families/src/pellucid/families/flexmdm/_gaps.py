@@ -1,9 +1,13 @@
 """What is said about the number of tokens that are missing in a gap."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional
+
+from pellucid.core import ArgumentError
 
 LEAST = 1e-6
 """The least number of missing tokens that is expected anywhere."""
@@ -40,3 +44,23 @@ def gap_loss(
         return functional.cross_entropy(said, true.clamp(max=said.shape[-1] - 1), reduction="none")
     number, said = true.to(said.dtype), said.clamp(min=LEAST)
     return said - number + torch.xlogy(number, number) - number * said.log()
+
+
+def check_gap_type(model: Any, setting: str, value: str | None) -> None:
+    """Make sure that a network predicts gaps as was configured.
+
+    Args:
+        model: The network.
+        setting: What the user knows the value as.
+        value: "expectation" or "distribution"; nothing is checked if None.
+
+    Raises:
+        ArgumentError: The network predicts something else.
+    """
+    said = getattr(model, "len_predict_type", None)
+    if value is not None and value != said:
+        message = (
+            f"{setting}={value!r}, and the model predicts {said!r}; set model.len_predict_type to "
+            "the same"
+        )
+        raise ArgumentError(message)

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from pellucid.core import ArgumentError
 from pellucid.families.flexmdm._bound import bound_nats
-from pellucid.families.flexmdm._gaps import gap_loss
+from pellucid.families.flexmdm._gaps import check_gap_type, gap_loss
 from pellucid.families.flexmdm._noising import Noised, add_noise, check_tokenizer, noisable
 from pellucid.families.flexmdm.noise_flexmdm import as_flexmdm_schedule
 from pellucid.families.flexmdm.types_flexmdm import (
@@ -18,7 +18,7 @@ from pellucid.families.flexmdm.types_flexmdm import (
     FlexMDMNetwork,
 )
 from pellucid.xlm.contracts import LossFunction, NLLBound
-from pellucid.xlm.modules import evaluating
+from pellucid.xlm.modules import evaluating, stratified_uniforms
 
 
 class FlexMDMLoss(LossFunction[FlexMDMBatch, FlexMDMLossDict]):
@@ -83,7 +83,8 @@ class FlexMDMLoss(LossFunction[FlexMDMBatch, FlexMDMLossDict]):
         self._check()
         ids = batch["input_ids"]
         schedule = as_flexmdm_schedule(self.noise_schedule)
-        t = self._draw_times(len(ids), ids.device)
+        uniforms = stratified_uniforms(len(ids), generator=self.generator, device=ids.device)
+        t = (1 - self.eps) * uniforms
         noised = add_noise(batch, t, schedule, tokenizer=self.tokenizer, generator=self.generator)
         unmask, insertion = self._nats(noised, t)
         masked = self._weighted(unmask, schedule.unmasking_noise_schedule, t, noised.is_mask)
@@ -122,12 +123,6 @@ class FlexMDMLoss(LossFunction[FlexMDMBatch, FlexMDMLossDict]):
             )
         return NLLBound(nats.float(), noisable(batch, self.tokenizer).sum(dim=1))
 
-    def _draw_times(self, n_rows: int, device: torch.device) -> Float[Tensor, " batch"]:
-        """Draw a time for each row from a part of the interval of its own."""
-        uniforms = torch.rand(n_rows, generator=self.generator, device=device)
-        parts = torch.randperm(n_rows, generator=self.generator, device=device)
-        return (1 - self.eps) * (parts + uniforms) / n_rows
-
     def _nats(
         self, noised: Noised, t: Float[Tensor, " batch"]
     ) -> tuple[Float[Tensor, " picked_pos"], Float[Tensor, " slot"]]:
@@ -153,10 +148,4 @@ class FlexMDMLoss(LossFunction[FlexMDMBatch, FlexMDMLossDict]):
 
     def _check(self) -> None:
         check_tokenizer(self.tokenizer)
-        said = getattr(self.model, "len_predict_type", None)
-        if self.insert_loss_fn is not None and self.insert_loss_fn != said:
-            message = (
-                f"insert_loss_fn={self.insert_loss_fn!r}, and the model predicts {said!r}; set "
-                "model.len_predict_type to the same"
-            )
-            raise ArgumentError(message)
+        check_gap_type(self.model, "insert_loss_fn", self.insert_loss_fn)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pellucid.core import ArgumentError, UnknownNameError
-from pellucid.families.flexmdm._gaps import expected_gaps
+from pellucid.families.flexmdm._gaps import check_gap_type, expected_gaps
 from pellucid.families.flexmdm._growing import Growing
 from pellucid.families.flexmdm._leaps import LEAPS, Leap
 from pellucid.families.flexmdm._noising import check_tokenizer
@@ -30,6 +30,7 @@ from pellucid.xlm.sampling import (
     RowStreams,
     Stream,
     TokenPolicy,
+    doubts_at,
     rank,
 )
 
@@ -244,10 +245,12 @@ class FlexMDMPredictor(PromptedPredictor[FlexMDMPredictionBatch, FlexMDMPredicti
         elif self.confidence == "position" or logits is None:
             doubts = texts.index.double()
         else:
-            probs = (logits / self.confidence_temperature).softmax(dim=-1)
-            found = DOUBTS[self.confidence](probs).double()
-            doubts = torch.zeros(is_mask.shape, dtype=found.dtype, device=found.device)
-            doubts = doubts.masked_scatter(is_mask, found)
+            doubts = doubts_at(
+                is_mask,
+                logits,
+                confidence=self.confidence,
+                temperature=self.confidence_temperature,
+            )
         return is_mask & (rank(doubts, is_mask) < leap.count_unmaskings(texts)[:, None])
 
     def _draw(
@@ -284,13 +287,7 @@ class FlexMDMPredictor(PromptedPredictor[FlexMDMPredictionBatch, FlexMDMPredicti
 
     def _check(self) -> None:
         check_tokenizer(self.tokenizer)
-        said = getattr(self.model, "len_predict_type", None)
-        if self.len_predict_type is not None and self.len_predict_type != said:
-            message = (
-                f"len_predict_type={self.len_predict_type!r}, and the model predicts {said!r}; "
-                "set model.len_predict_type to the same"
-            )
-            raise ArgumentError(message)
+        check_gap_type(self.model, "len_predict_type", self.len_predict_type)
 
 
 @dataclass

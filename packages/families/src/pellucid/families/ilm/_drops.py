@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from pellucid.xlm.modules import select_random_indices
+from pellucid.xlm.modules import select_random_indices, stratified_uniforms
 
 
 def draw_drops(
@@ -14,10 +14,8 @@ def draw_drops(
 
     Numbers are stratified over the rows of a batch, from none to all tokens of a row.
     """
-    n_rows, n_tokens = len(is_token), is_token.sum(dim=1)
-    uniforms = torch.rand(n_rows, generator=generator, device=is_token.device)
-    order = torch.randperm(n_rows, generator=generator, device=is_token.device)
-    counts = ((order + uniforms) / n_rows * (n_tokens + 1)).long()
+    share = stratified_uniforms(len(is_token), generator=generator, device=is_token.device)
+    counts = (share * (is_token.sum(dim=1) + 1)).long()
     return select_random_indices(is_token, counts, generator=generator)
 
 

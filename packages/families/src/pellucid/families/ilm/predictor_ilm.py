@@ -8,12 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from pellucid.core import ArgumentError, RequirementError, UnknownNameError
-from pellucid.families.ilm._choice import (
-    STOP_STREAM,
-    InsertionPolicy,
-    spread,
-)
+from pellucid.core import ArgumentError, RequirementError
+from pellucid.families.ilm._choice import STOP_STREAM, InsertionPolicy, spread
 from pellucid.families.ilm._growing import Growing
 from pellucid.families.ilm.datamodule_ilm import ILMSeq2SeqPredCollator
 from pellucid.families.ilm.types_ilm import (
@@ -25,8 +21,6 @@ from pellucid.families.ilm.types_ilm import (
 )
 from pellucid.xlm.modules import TokenConstraints, evaluating
 from pellucid.xlm.sampling import PromptedPredictor, RowStreams, TokenPolicy
-
-_METHODS = ("sample", "sample_top_k", "sample_top_p")
 
 
 class ILMPredictor(PromptedPredictor[ILMPredictionBatch, ILMPredictionDict]):
@@ -94,10 +88,12 @@ class ILMPredictor(PromptedPredictor[ILMPredictionBatch, ILMPredictionDict]):
         self.tokens_to_suppress = tuple(tokens_to_suppress)
         self.return_history = return_history
         self.policy = InsertionPolicy(
-            tokens=_policy(sampling_method, top, p, temperature),
+            tokens=TokenPolicy.of_method(sampling_method, top=top, p=p, temperature=temperature),
             slots=None
             if second_sampling_method is None
-            else _policy(second_sampling_method, second_top, second_p, second_temperature),
+            else TokenPolicy.of_method(
+                second_sampling_method, top=second_top, p=second_p, temperature=second_temperature
+            ),
         )
 
     def predict(
@@ -327,16 +323,6 @@ class ILMPredictorWithLengthClassification(ILMPredictorWithStoppingClassificatio
             raise RequirementError(message)
         numbers = torch.arange(1, length_logits.shape[1], device=length_logits.device)
         return (length_logits[:, 1:].float().softmax(dim=1) * numbers).sum(dim=1)
-
-
-def _policy(method: str, top: int, p: float, temperature: float) -> TokenPolicy:
-    if method not in _METHODS:
-        raise UnknownNameError("sampling method", method, _METHODS)
-    return TokenPolicy(
-        temperature=temperature,
-        top_k=top if method == "sample_top_k" else None,
-        top_p=p if method == "sample_top_p" else None,
-    )
 
 
 def _align(

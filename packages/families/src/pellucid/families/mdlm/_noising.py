@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from pellucid.xlm.contracts import NoiseSchedule
+from pellucid.xlm.modules import stratified_uniforms
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,22 +93,21 @@ def mask_a_number(
     """
     del schedule
     n_rows, device = len(is_eligible), is_eligible.device
-    uniforms = torch.rand(n_rows, generator=generator, device=device)
     if stratum is None:
-        places, n_places = torch.randperm(n_rows, generator=generator, device=device), n_rows
+        share = stratified_uniforms(n_rows, generator=generator, device=device)
     else:
-        places, n_places = torch.full_like(uniforms, stratum[0]), stratum[1]
+        share = torch.rand(n_rows, generator=generator, device=device)
+        share = (stratum[0] + share) / stratum[1]
     n_eligible = is_eligible.sum(dim=1)
-    counts = ((places + uniforms) / n_places * n_eligible).long().clamp(max=n_eligible - 1) + 1
+    counts = (share * n_eligible).long().clamp(max=n_eligible - 1) + 1
     # In double precision no two numbers of a row are ever equal.
     when = torch.rand(
         is_eligible.shape, generator=generator, device=device, dtype=torch.float64
     ).masked_fill(~is_eligible, torch.inf)
     last = when.sort(dim=1).values.gather(1, (counts - 1).clamp(min=0)[:, None])
-    share = last.clamp(max=1)[:, 0]
     return Noise(
         is_masked=(when <= last) & is_eligible,
-        total_noise=-torch.log1p(-share).float(),
+        total_noise=-torch.log1p(-last[:, 0].clamp(max=1)).float(),
         weight=n_eligible / counts.clamp(min=1),
     )
 

@@ -12,7 +12,7 @@ from pellucid.families.mdlm._noising import mask_a_number
 from pellucid.families.mdlm._subs import forbid_mask
 from pellucid.families.mdlm.types_mdlm import MDLMBatch, MDLMLossDict, MDLMNetwork
 from pellucid.xlm.contracts import IGNORED, LossFunction, NLLBound
-from pellucid.xlm.modules import evaluating
+from pellucid.xlm.modules import evaluating, sum_rows
 
 WEIGHTINGS = ("bound", "even")
 
@@ -102,9 +102,7 @@ class MDLMLoss(LossFunction[MDLMBatch, MDLMLossDict]):
                 where = noise.is_masked
                 noised = clean.masked_fill(where, self.tokenizer.mask_token_id)
                 nats = self._cross_entropy(batch, noised, noise.total_noise, where, clean[where])
-                by_row = total.new_zeros(len(total))
-                by_row.index_add_(0, where.nonzero()[:, 0], nats.double())
-                total += noise.weight * by_row
+                total += noise.weight * sum_rows(nats.double(), where)
         is_text = is_eligible & (targets != self.tokenizer.pad_token_id)
         return NLLBound((total / self.n_bound_samples).float(), is_text.sum(dim=1))
 

@@ -1,7 +1,7 @@
 """The sampler of the family: the reverse of masking, or the surest tokens first."""
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -16,23 +16,22 @@ from pellucid.families.mdlm.types_mdlm import (
     MDLMPredictionDict,
 )
 from pellucid.xlm.contracts import NoiseSchedule
-from pellucid.xlm.modules import TokenConstraints, evaluating
 from pellucid.xlm.sampling import (
     Chance,
     DoubtLimit,
     EvenShare,
+    FillingPredictor,
     FillOrder,
-    PromptedPredictor,
+    OrderPolicy,
+    Read,
     Reading,
     Remasking,
-    RowStreams,
     Texts,
     TokenPolicy,
-    fill,
 )
 
 
-class MDLMPredictor(PromptedPredictor[MDLMPredictionBatch, MDLMPredictionDict]):
+class MDLMPredictor(FillingPredictor[MDLMPredictionBatch, MDLMPredictionDict]):
     """Fill masks step by step, from time 1 to time 0.
 
     Ancestral sampling, the default, is the reverse of the forward process: in a step from time t to
@@ -97,59 +96,38 @@ class MDLMPredictor(PromptedPredictor[MDLMPredictionBatch, MDLMPredictionDict]):
             if given:
                 message = f"{given!r} needs a confidence; ancestral sampling has no such setting"
                 raise ArgumentError(message)
-        if max_steps < 1 or (max_new_tokens is not None and max_new_tokens < 1):
-            message = (
-                f"max_steps={max_steps!r} and max_new_tokens={max_new_tokens!r} must be positive"
-            )
-            raise ArgumentError(message)
-        self.max_steps, self.max_new_tokens = max_steps, max_new_tokens
-        self.tokenizer, self.model, self.noise_schedule = tokenizer, model, noise_schedule
-        self.skip_special_tokens, self.remasking = skip_special_tokens, remasking
-        self.add_bos = add_bos if max_new_tokens else None
-        self.tokens = TokenPolicy(temperature=temperature, top_k=top_k, top_p=top_p)
-        counts = EvenShare() if threshold is None else DoubtLimit(threshold, threshold_rule)
+        super().__init__(
+            max_steps,
+            max_new_tokens,
+            tokenizer,
+            model=model,
+            noise_schedule=noise_schedule,
+            skip_special_tokens=skip_special_tokens,
+            add_bos=add_bos,
+        )
         # Made without a confidence too, so that wrong settings are known now.
-        order = FillOrder(
+        self.order = FillOrder(
             confidence=confidence,
-            counts=counts,
+            counts=EvenShare() if threshold is None else DoubtLimit(threshold, threshold_rule),
             block_length=block_length,
             temperature=confidence_temperature,
         )
-        self.by_confidence = None if confidence is None else order
+        self.tokens = TokenPolicy(temperature=temperature, top_k=top_k, top_p=top_p)
+        self.is_ancestral, self.remasking = confidence is None, remasking
 
-    def predict(
-        self,
-        batch: MDLMPredictionBatch,
-        batch_idx: int | None = None,
-        dataloader_idx: int | None = None,
-        dataloader_name: str | None = None,
-    ) -> MDLMPredictionDict:
-        """Fill every mask of a batch.
+    def reader(self, texts: Texts) -> Read:
+        """Return how the network reads: with the noise of each row, too.
 
         Raises:
             RequirementError: Ancestral sampling has no noise schedule to go by.
         """
-        del batch_idx, dataloader_idx, dataloader_name
-        texts = Texts.of(batch, tokenizer=self.tokenizer, max_new_tokens=self.max_new_tokens)
-        allowed = ("eos", "pad")
-        order, times = self.by_confidence, None
-        if order is None:
-            times = self._times()
-            order = FillOrder(counts=Chance(times.chance))
-        with evaluating(self.model):
-            filled = fill(
-                texts,
-                _Reader(self.model, texts, times).read,
-                order=order,
-                tokens=self.tokens,
-                constraints=TokenConstraints.from_tokenizer(self.tokenizer, allowed=allowed),
-                streams=RowStreams.of(batch, self.generator),
-                max_steps=self.max_steps,
-                remasking=self.remasking,
-            )
-        return cast("MDLMPredictionDict", self.describe(filled, start=texts.start))
+        return _Reader(self.model, texts, self._times() if self.is_ancestral else None).read
 
-    def _times(self) -> "ReverseTimes":
+    def order_of_steps(self) -> OrderPolicy:
+        """Return the order of confidences, or that of the reverse process."""
+        return FillOrder(counts=Chance(self._times().chance)) if self.is_ancestral else self.order
+
+    def _times(self) -> ReverseTimes:
         if self.noise_schedule is None:
             message = (
                 "noise_schedule is None, and ancestral sampling goes by it; give one, or a "

@@ -21,7 +21,7 @@ from pellucid.xlm.datamodule import (
     read_rows,
 )
 from pellucid.xlm.datamodule import print_batch as print_batch_mlm
-from pellucid.xlm.modules import select_random_indices
+from pellucid.xlm.modules import select_random_indices, stratified_uniforms
 
 
 class _MaskingCollator(Collator):
@@ -44,9 +44,7 @@ class _MaskingCollator(Collator):
         To mask each with a probability that is itself uniform makes every number of masks as
         likely; that number is drawn here, stratified over the rows and never zero.
         """
-        n_rows = len(ids)
-        uniforms = torch.rand(n_rows, generator=self.generator)
-        share = (torch.randperm(n_rows, generator=self.generator) + uniforms) / n_rows
+        share = stratified_uniforms(len(ids), generator=self.generator)
         n_eligible = is_eligible.sum(dim=1)
         counts = (share * n_eligible).long().clamp(max=n_eligible - 1) + 1
         chosen = select_random_indices(is_eligible, counts, generator=self.generator)

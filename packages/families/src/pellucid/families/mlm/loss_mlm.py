@@ -10,7 +10,13 @@ from torch.nn import functional
 from pellucid.core import ArgumentError
 from pellucid.families.mlm.types_mlm import MLMBatch, MLMLossDict, MLMModel
 from pellucid.xlm.contracts import IGNORED, LossFunction, NLLBound
-from pellucid.xlm.modules import TokenConstraints, evaluating, positions_of, select_best
+from pellucid.xlm.modules import (
+    TokenConstraints,
+    evaluating,
+    positions_of,
+    select_best,
+    sum_rows,
+)
 from pellucid.xlm.sampling import RowStreams, Stream
 
 
@@ -112,8 +118,7 @@ class MLMLoss(LossFunction[MLMBatch, MLMLossDict]):
     ) -> Float[Tensor, " batch"]:
         never = TokenConstraints((self.tokenizer.mask_token_id,))
         logits = never.restrict(self._logits(batch, noised, where))
-        nats = _cross_entropy(logits, clean[where])
-        return nats.new_zeros(len(clean)).index_add(0, where.nonzero()[:, 0], nats)
+        return sum_rows(_cross_entropy(logits, clean[where]), where)
 
     def _logits(
         self, batch: MLMBatch, ids: Int64[Tensor, "batch pos"], where: Bool[Tensor, "batch pos"]

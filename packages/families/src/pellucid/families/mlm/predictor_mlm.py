@@ -1,30 +1,24 @@
 """The sampler of the family: masks are filled in any order, several at a time."""
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
-from jaxtyping import Float
 from torch import Tensor
 
 from pellucid.core import ArgumentError
 from pellucid.families.mlm.types_mlm import MLMModel, MLMPredictionBatch, MLMPredictionDict
-from pellucid.xlm.modules import TokenConstraints, evaluating
 from pellucid.xlm.sampling import (
     DOUBTS,
     DoubtLimit,
     EvenShare,
+    FillingPredictor,
     FillOrder,
-    PromptedPredictor,
-    Reading,
     Remasking,
-    RowStreams,
-    Texts,
     TokenPolicy,
-    fill,
 )
 
 
-class MLMPredictor(PromptedPredictor[MLMPredictionBatch, MLMPredictionDict]):
+class MLMPredictor(FillingPredictor[MLMPredictionBatch, MLMPredictionDict]):
     """Fill masks step by step: read the text, draw a token for every mask, keep the surest.
 
     A step reads the rows that have masks left, and no others; every step fills at least one mask of
@@ -84,7 +78,15 @@ class MLMPredictor(PromptedPredictor[MLMPredictionBatch, MLMPredictionDict]):
         if threshold is not None and confidence is None:
             message = f"threshold={threshold!r} needs a confidence; choose {sorted(DOUBTS)!r}"
             raise ArgumentError(message)
-        _check_positive(max_steps=max_steps, max_new_tokens=max_new_tokens)
+        super().__init__(
+            max_steps,
+            max_new_tokens,
+            tokenizer,
+            model=model,
+            noise_schedule=noise_schedule,
+            skip_special_tokens=skip_special_tokens,
+            add_bos=add_bos,
+        )
         self.order = FillOrder(
             confidence=confidence,
             counts=EvenShare() if threshold is None else DoubtLimit(threshold, threshold_rule),
@@ -92,44 +94,4 @@ class MLMPredictor(PromptedPredictor[MLMPredictionBatch, MLMPredictionDict]):
             temperature=confidence_temperature,
         )
         self.tokens = TokenPolicy(temperature=temperature, top_k=top_k, top_p=top_p)
-        self.remasking = remasking
-        self.max_steps, self.max_new_tokens = max_steps, max_new_tokens
-        self.tokenizer, self.model, self.noise_schedule = tokenizer, model, noise_schedule
-        self.logits_hook, self.skip_special_tokens = logits_hook, skip_special_tokens
-        self.add_bos = add_bos if max_new_tokens else None
-
-    def predict(
-        self,
-        batch: MLMPredictionBatch,
-        batch_idx: int | None = None,
-        dataloader_idx: int | None = None,
-        dataloader_name: str | None = None,
-    ) -> MLMPredictionDict:
-        """Fill every mask of a batch."""
-        del batch_idx, dataloader_idx, dataloader_name
-        texts = Texts.of(batch, tokenizer=self.tokenizer, max_new_tokens=self.max_new_tokens)
-        with evaluating(self.model):
-            filled = fill(
-                texts,
-                self._read,
-                order=self.order,
-                tokens=self.tokens,
-                constraints=TokenConstraints.from_tokenizer(self.tokenizer, allowed=("eos", "pad")),
-                streams=RowStreams.of(batch, self.generator),
-                max_steps=self.max_steps,
-                remasking=self.remasking,
-            )
-        return cast("MLMPredictionDict", self.describe(filled, start=texts.start))
-
-    def _read(self, reading: Reading) -> Float[Tensor, "picked_pos d_vocab"]:
-        given = (reading.ids, reading.shown, reading.positions)
-        if self.logits_hook is None:
-            return self.model(*given, where=reading.where)
-        return self.logits_hook(self.model(*given))[reading.where]
-
-
-def _check_positive(**numbers: int | None) -> None:
-    for name, number in numbers.items():
-        if number is not None and number <= 0:
-            message = f"{name} is {number!r}; give a positive number"
-            raise ArgumentError(message)
+        self.remasking, self.logits_hook = remasking, logits_hook

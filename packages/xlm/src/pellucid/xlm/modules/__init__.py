@@ -29,6 +29,8 @@ from pellucid.xlm.modules._sampling import (
     sample_from_top_p,
     select_best,
     select_random_indices,
+    stratified_uniforms,
+    sum_rows,
 )
 from pellucid.xlm.modules._transformer import RotaryTransformer, positions_of
 
@@ -66,4 +68,6 @@ __all__ = [
     "sample_from_top_p",
     "select_best",
     "select_random_indices",
+    "stratified_uniforms",
+    "sum_rows",
 ]

@@ -145,6 +145,38 @@ def masked_mean(
     return kept.sum(dim=dim) / mask.sum(dim=dim).clamp(min=1)
 
 
+def sum_rows(
+    values: Float[Tensor, " picked_pos"], where: Bool[Tensor, "batch pos"]
+) -> Float[Tensor, " batch"]:
+    """Sum up, row by row, what belongs to some positions.
+
+    Args:
+        values: One for each position, in reading order.
+        where: The positions.
+    """
+    return values.new_zeros(len(where)).index_add(0, where.nonzero()[:, 0], values)
+
+
+def stratified_uniforms(
+    n_rows: int,
+    *,
+    generator: torch.Generator | None = None,
+    device: torch.device | str | None = None,
+) -> Float[Tensor, " batch"]:
+    """Draw a number from [0, 1) for each row, each from a part of its own, the parts in any order.
+
+    Each is uniform, and together they are spread evenly, so that their mean varies little.
+
+    Args:
+        n_rows: How many parts of equal length there are.
+        generator: Where to draw from; torch's own if None.
+        device: Of the result, and of the generator.
+    """
+    uniforms = torch.rand(n_rows, generator=generator, device=device)
+    parts = torch.randperm(n_rows, generator=generator, device=device)
+    return (parts + uniforms) / n_rows
+
+
 def select_random_indices(
     allowed: Bool[Tensor, "batch pos"],
     counts: Int64[Tensor, " batch"],

@@ -14,9 +14,10 @@ from pellucid.xlm.sampling._counts import (
     count_within,
     share_of_steps,
 )
-from pellucid.xlm.sampling._doubts import DOUBTS, Doubt
+from pellucid.xlm.sampling._doubts import DOUBTS, Doubt, doubts_at
 from pellucid.xlm.sampling._fill import Read, fill
-from pellucid.xlm.sampling._opening import Opening, PresentBlock
+from pellucid.xlm.sampling._filling import FillingPredictor
+from pellucid.xlm.sampling._opening import Opening, PresentBlock, block_numbers
 from pellucid.xlm.sampling._order import FillOrder, OrderPolicy, rank
 from pellucid.xlm.sampling._prompted import PromptedPredictor
 from pellucid.xlm.sampling._remasking import Remasking
@@ -36,6 +37,7 @@ __all__ = [
     "FillOrder",
     "Filled",
     "FilledDict",
+    "FillingPredictor",
     "FixedCount",
     "Opening",
     "OrderPolicy",
@@ -51,7 +53,9 @@ __all__ = [
     "Stream",
     "Texts",
     "TokenPolicy",
+    "block_numbers",
     "count_within",
+    "doubts_at",
     "fill",
     "rank",
     "share_of_steps",

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 Doubt = Callable[[Float[Tensor, "*shape d_vocab"]], Float[Tensor, "*shape"]]
@@ -32,3 +32,23 @@ DOUBTS: Mapping[str, Doubt] = {
     "entropy": entropy,
 }
 """The confidences that a sampler can order positions by."""
+
+
+def doubts_at(
+    where: Bool[Tensor, "batch pos"],
+    logits: Float[Tensor, "picked_pos d_vocab"],
+    *,
+    confidence: str,
+    temperature: float,
+) -> Float64[Tensor, "batch pos"]:
+    """Return how unsure the network is of some positions, and 0 at all others.
+
+    Args:
+        where: The positions.
+        logits: Theirs, in reading order.
+        confidence: One of `DOUBTS`.
+        temperature: Divides logits.
+    """
+    found = DOUBTS[confidence]((logits / temperature).softmax(dim=-1)).double()
+    doubts = torch.zeros(where.shape, dtype=found.dtype, device=found.device)
+    return doubts.masked_scatter(where, found)

@@ -37,6 +37,10 @@ class Opening:
         """Return a number from [0, 1) for each position in this step."""
         return self.streams.uniforms(self.index, step=self.step, stream=stream)
 
+    def gumbels(self, stream: int) -> Float64[Tensor, "batch pos"]:
+        """Return a draw from the standard Gumbel distribution for each position in this step."""
+        return self.streams.gumbels(self.index, step=self.step, stream=stream)
+
     def in_blocks(self, block_length: int | None) -> "PresentBlock":
         """Return the first block of each row that is not full.
 
@@ -47,9 +51,7 @@ class Opening:
         if block_length is None:
             one = torch.ones_like(self.index[:, 0])
             return PresentBlock(**fields, is_present=self.is_open, n_blocks=one)
-        first = self.writable.long().argmax(dim=1, keepdim=True)
-        columns = torch.arange(self.is_open.shape[1], device=self.is_open.device)
-        blocks = torch.div(columns - first, block_length, rounding_mode="floor")
+        blocks = block_numbers(self.writable, block_length)
         present = blocks.masked_fill(~self.is_open, _FAR).amin(dim=1, keepdim=True)
         n_blocks = blocks.masked_fill(~self.is_open, -1).amax(dim=1) - present[:, 0] + 1
         is_present = self.is_open & (blocks == present)
@@ -67,3 +69,13 @@ class PresentBlock(Opening):
 
     is_present: Bool[Tensor, "batch pos"]
     n_blocks: Int64[Tensor, " batch"]
+
+
+def block_numbers(
+    writable: Bool[Tensor, "batch pos"], block_length: int
+) -> Int64[Tensor, "batch pos"]:
+    """Return the block of each position: 0 before the first writable one, then 1, 2 and so on."""
+    first = writable.long().argmax(dim=1, keepdim=True)
+    columns = torch.arange(writable.shape[1], device=writable.device)
+    numbers = torch.div(columns - first, block_length, rounding_mode="floor") + 1
+    return numbers.clamp(min=0)

@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from pellucid.core import ArgumentError, UnknownNameError
 from pellucid.xlm.sampling._counts import CountRule, EvenShare
-from pellucid.xlm.sampling._doubts import DOUBTS
+from pellucid.xlm.sampling._doubts import DOUBTS, doubts_at
 from pellucid.xlm.sampling._opening import Opening
 from pellucid.xlm.sampling._streams import Stream
 
@@ -99,25 +99,13 @@ class FillOrder:
         if self.confidence is None or logits is None or where is None:
             doubts = opening.uniforms(Stream.ORDER)
         else:
-            doubts = self._doubts(opening, self.confidence, logits, where)
+            doubts = doubts_at(
+                where, logits, confidence=self.confidence, temperature=self.temperature
+            )
+            if self.noise:
+                doubts = doubts - self.noise * opening.gumbels(Stream.ORDER)
         counts = self.counts.count(present, doubts)
         return present.is_present & (rank(doubts, present.is_present) < counts[:, None])
-
-    def _doubts(
-        self,
-        opening: Opening,
-        confidence: str,
-        logits: Float[Tensor, "picked_pos d_vocab"],
-        where: Bool[Tensor, "batch pos"],
-    ) -> Float64[Tensor, "batch pos"]:
-        probs = (logits / self.temperature).softmax(dim=-1)
-        found = DOUBTS[confidence](probs).double()
-        doubts = torch.zeros(where.shape, dtype=found.dtype, device=found.device)
-        doubts = doubts.masked_scatter(where, found)
-        if self.noise:
-            gumbels = opening.streams.gumbels(opening.index, step=opening.step, stream=Stream.ORDER)
-            doubts = doubts - self.noise * gumbels
-        return doubts
 
 
 def rank(

@@ -14,7 +14,7 @@ from pellucid.xlm.sampling._texts import Filled, FilledDict
 class PromptedPredictor(Predictor[Batch, Preds]):
     """A sampler that is given prompts, as batches or as text, and returns records of them.
 
-    A subclass defines `predict`; for masked families, by `fill` and `describe`.
+    A subclass defines `predict`; `FillingPredictor` is one that does.
 
     Attributes:
         add_bos: Where `generate` puts BOS: before a prompt ("input"), after it ("output"), nowhere.

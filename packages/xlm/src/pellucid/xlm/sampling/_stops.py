@@ -16,12 +16,15 @@ class StopRule(Protocol):
     """Says where texts end.
 
     What stands at and after the end is padding, and the row is finished when all before it is
-    filled.
+    filled. Of several rules, the one whose end comes first ends a text.
     """
 
     @property
     def force_fill_max(self) -> int:
-        """With at most so many gaps before the end, all of them are filled in the next step."""
+        """With at most so many gaps before the end, all of them are filled in the next step.
+
+        That counts where the rule ends the text, and not where another one ends it earlier.
+        """
         ...
 
     def ends(

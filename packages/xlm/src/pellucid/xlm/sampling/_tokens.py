@@ -6,8 +6,10 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from pellucid.core import ArgumentError
+from pellucid.core import ArgumentError, UnknownNameError
 from pellucid.xlm.modules import keep_top_k, keep_top_p, sample_from_logits
+
+SAMPLING_METHODS = ("sample", "sample_top_k", "sample_top_p")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,30 @@ class TokenPolicy:
             )
             raise ArgumentError(message)
         self.keep(torch.zeros(1, 1))  # so that a wrong k or p is known now
+
+    @classmethod
+    def of_method(
+        cls, method: str, *, top: int, p: float, temperature: float = 1.0
+    ) -> "TokenPolicy":
+        """Return the policy of a sampling method.
+
+        Args:
+            method: "sample", "sample_top_k" or "sample_top_p".
+            top: The k of top-k.
+            p: The p of top-p.
+            temperature: Divides logits.
+
+        Raises:
+            UnknownNameError: There is no such method.
+            ArgumentError: A number that the method reads is out of its range.
+        """
+        if method not in SAMPLING_METHODS:
+            raise UnknownNameError("sampling method", method, SAMPLING_METHODS)
+        return cls(
+            temperature=temperature,
+            top_k=top if method == "sample_top_k" else None,
+            top_p=p if method == "sample_top_p" else None,
+        )
 
     def keep(self, logits: Float[Tensor, "*shape d_vocab"]) -> Float[Tensor, "*shape d_vocab"]:
         """Return the logits with minus infinity for tokens that are not among the best."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pellucid.xlm.contracts import IGNORED, LossFunction, NLLBound
-from pellucid.xlm.modules import TokenConstraints, evaluating, select_random_indices
+from pellucid.xlm.modules import TokenConstraints, evaluating, select_random_indices, sum_rows
 from pellucid.xlm.starter.model_starter import StarterModel
 from pellucid.xlm.starter.types_starter import StarterBatch, StarterLossDict
 
@@ -82,5 +82,4 @@ class StarterLoss(LossFunction[StarterBatch, StarterLossDict]):
         logits = self.model(noised, batch["attention_mask"], where=masked)
         # No mask stands in a text, so that it has probability zero.
         logits = TokenConstraints((self.tokenizer.mask_token_id,)).restrict(logits.float())
-        nats = functional.cross_entropy(logits, ids[masked], reduction="none")
-        return nats.new_zeros(len(ids)).index_add(0, masked.nonzero()[:, 0], nats)
+        return sum_rows(functional.cross_entropy(logits, ids[masked], reduction="none"), masked)
