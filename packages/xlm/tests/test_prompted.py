@@ -76,7 +76,7 @@ def test_the_generator_of_a_call_is_its_own() -> None:
 
 def test_masks_in_a_batch_are_filled_where_none_are_added() -> None:
     predictor = CountingPredictor(max_steps=2, max_new_tokens=None)
-    assert predictor.generate(["1 [MASK] [MASK]", "[MASK] 4"]) == ["1 2 3", "0 4"]
+    assert predictor.generate(["1 [MASK] [MASK]", "4 [MASK]"]) == ["1 2 3", "4 5"]
     assert CountingPredictor(max_new_tokens=None).add_bos is None
 
 
