@@ -17,7 +17,7 @@ from pellucid.families.dream import (
 from pellucid.families.dream._blocks import block_causal_mask
 from pellucid.families.mlm import MLMPredictor, RotaryTransformerMLMModel
 from pellucid.xlm.datamodule import SimpleSpaceTokenizer
-from pellucid.xlm.sampling import Texts
+from pellucid.xlm.sampling import Texts, block_numbers
 
 PAD, CLS, MASK, EOS, BOS, SEP, UNK = range(7)
 TOKENIZER = SimpleSpaceTokenizer.for_numbers(12)

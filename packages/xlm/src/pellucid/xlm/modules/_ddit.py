@@ -1,5 +1,7 @@
 """Layers of a transformer that is told the time."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -26,35 +28,25 @@ class DDiTLayer(RotaryTransformerLayer):
         nhead: int,
         d_cond: int,
         *,
-        dim_feedforward: int | None = None,
-        dropout: float = 0.1,
         activation: str = "gelu",
         layer_norm_eps: float = 1e-5,
-        num_layers: int = 1,
+        **settings: Any,
     ) -> None:
         """Build a layer of its own random weights.
 
         Args:
-            d_model: Width of the residual stream, a multiple of `nhead`.
-            nhead: Attention heads.
+            d_model: See `RotaryTransformerLayer`.
+            nhead: See `RotaryTransformerLayer`.
             d_cond: Width of the conditioning vectors.
-            dim_feedforward: Width of the network; four times `d_model` if None.
-            dropout: Of attention weights and of what is added to the residual stream.
             activation: "relu", or "gelu" in its tanh form.
             layer_norm_eps: Added to the variance in norms.
-            num_layers: How many layers write to the same residual stream.
+            settings: What else `RotaryTransformerLayer` takes.
 
         Raises:
             ArgumentError: The heads do not divide the width, or the activation is unknown.
         """
         super().__init__(
-            d_model,
-            nhead,
-            dim_feedforward,
-            dropout=dropout,
-            activation=activation,
-            layer_norm_eps=layer_norm_eps,
-            num_layers=num_layers,
+            d_model, nhead, activation=activation, layer_norm_eps=layer_norm_eps, **settings
         )
         # Shifts take the place of the norms' own biases.
         self.norm1 = nn.LayerNorm(d_model, eps=layer_norm_eps, bias=False)
@@ -84,33 +76,15 @@ class DDiTLayer(RotaryTransformerLayer):
 
 
 class DDiTLayerList(nn.ModuleList):
-    """Layers of one shape, each with random weights of its own."""
+    """Layers of one shape, each with random weights of its own.
 
-    def __init__(
-        self,
-        num_layers: int,
-        *,
-        d_model: int,
-        nhead: int,
-        d_cond: int,
-        dim_feedforward: int | None = None,
-        dropout: float = 0.1,
-        activation: str = "gelu",
-        layer_norm_eps: float = 1e-5,
-    ) -> None:
-        super().__init__(
-            DDiTLayer(
-                d_model,
-                nhead,
-                d_cond,
-                dim_feedforward=dim_feedforward,
-                dropout=dropout,
-                activation=activation,
-                layer_norm_eps=layer_norm_eps,
-                num_layers=num_layers,
-            )
-            for _ in range(num_layers)
-        )
+    Args:
+        num_layers: How many.
+        settings: What else `DDiTLayer` takes.
+    """
+
+    def __init__(self, num_layers: int, **settings: Any) -> None:
+        super().__init__(DDiTLayer(num_layers=num_layers, **settings) for _ in range(num_layers))
 
     def forward(
         self,

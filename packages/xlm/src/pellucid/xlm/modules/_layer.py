@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -121,30 +122,16 @@ class RotaryTransformerLayer(nn.Module):
 
 
 class RotaryTransformerLayerList(nn.ModuleList):
-    """Layers of one shape, each with random weights of its own."""
+    """Layers of one shape, each with random weights of its own.
 
-    def __init__(
-        self,
-        num_layers: int,
-        *,
-        d_model: int,
-        nhead: int,
-        dim_feedforward: int | None = None,
-        dropout: float = 0.1,
-        activation: str = "relu",
-        layer_norm_eps: float = 1e-5,
-    ) -> None:
+    Args:
+        num_layers: How many.
+        settings: What else `RotaryTransformerLayer` takes.
+    """
+
+    def __init__(self, num_layers: int, **settings: Any) -> None:
         super().__init__(
-            RotaryTransformerLayer(
-                d_model,
-                nhead,
-                dim_feedforward,
-                dropout=dropout,
-                activation=activation,
-                layer_norm_eps=layer_norm_eps,
-                num_layers=num_layers,
-            )
-            for _ in range(num_layers)
+            RotaryTransformerLayer(num_layers=num_layers, **settings) for _ in range(num_layers)
         )
 
     def forward(
