@@ -17,6 +17,7 @@ from pellucid.xlm.datamodule import (
     check_special_tokens,
     is_token_mask,
     pad_rows,
+    pass_through,
     read_rows,
     with_ends,
 )
@@ -95,9 +96,6 @@ class _FlexMDMCollator(Collator):
             raise ArgumentError(message)
         return [row[: self._room] for row in rows]
 
-    def _pass_through(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-        return {name: [example.get(name) for example in examples] for name in self._passed}
-
 
 class FlexMDMTrainCollator(_FlexMDMCollator):
     """Prompt, BOS, text, EOS, and padding on the right; or texts without prompts.
@@ -126,7 +124,7 @@ class FlexMDMTrainCollator(_FlexMDMCollator):
             "fixed": fixed,
             "target_ids": ids.masked_fill(stays, IGNORED),
         }
-        return cast("FlexMDMBatch", {**batch, **self._pass_through(examples)})
+        return cast("FlexMDMBatch", {**batch, **pass_through(examples, self._passed)})
 
 
 class FlexMDMPredCollator(_FlexMDMCollator):
@@ -145,7 +143,7 @@ class FlexMDMPredCollator(_FlexMDMCollator):
             "fixed": functional.pad(torch.ones_like(is_token), (0, 1), value=False),
             "target_ids": self._targets.lay_out(self._read_texts(examples))[0],
         }
-        return cast("FlexMDMPredictionBatch", {**batch, **self._pass_through(examples)})
+        return cast("FlexMDMPredictionBatch", {**batch, **pass_through(examples, self._passed)})
 
 
 class FlexMDMInfillPredCollator(_FlexMDMCollator):
@@ -167,7 +165,7 @@ class FlexMDMInfillPredCollator(_FlexMDMCollator):
         batch["fixed"] = fixed
         if examples[0].get(self._fields[1]) is not None:
             batch["target_ids"] = self._lay_out(read_rows(examples, self._fields[1]))["input_ids"]
-        return cast("FlexMDMPredictionBatch", {**batch, **self._pass_through(examples)})
+        return cast("FlexMDMPredictionBatch", {**batch, **pass_through(examples, self._passed)})
 
     def _lay_out(self, rows: Sequence[Sequence[int]]) -> dict[str, Tensor]:
         bos = None if self._prompts.add_bos is None else self.tokenizer.bos_token_id

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pellucid.families.ilm.types_ilm import IGNORED
+from pellucid.xlm.contracts import IGNORED
 
 _PIECES = 64
 _SMALLEST_PIECE = 1 << 18

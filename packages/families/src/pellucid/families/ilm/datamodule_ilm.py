@@ -1,6 +1,6 @@
 """From examples to batches of the family."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,14 +11,14 @@ from pellucid.core import ArgumentError
 from pellucid.families.ilm._drops import draw_drops, drop
 from pellucid.families.ilm.types_ilm import (
     CLS_TYPE,
-    IGNORED,
     PADDING_TYPE,
     PROMPT_TYPE,
     SUFFIX_TYPE,
     ILMBatch,
     ILMPredictionBatch,
 )
-from pellucid.xlm.contracts import Collator
+from pellucid.xlm.contracts import IGNORED, Collator
+from pellucid.xlm.datamodule import DefaultEmptyDataset as ILMEmptyDataset
 from pellucid.xlm.datamodule import (
     PromptLayout,
     TextLayout,
@@ -27,6 +27,7 @@ from pellucid.xlm.datamodule import (
     read_rows,
     with_ends,
 )
+from pellucid.xlm.datamodule import print_batch as print_batch_ilm
 
 
 class _ILMCollator(Collator):
@@ -191,41 +192,6 @@ class ILMSeq2SeqPredCollator(_Seq2SeqCollator):
         }
 
 
-class ILMEmptyDataset:
-    """Empty prompts, for unconditional samples.
-
-    Args:
-        tokenizer: Not read; there is nothing to encode.
-        num_examples: How many.
-    """
-
-    def __init__(self, tokenizer: Any, num_examples: int) -> None:
-        self.tokenizer, self.num_examples = tokenizer, num_examples
-
-    def __len__(self) -> int:
-        return self.num_examples
-
-    def __getitem__(self, index: int) -> dict[str, list[int]]:
-        if not 0 <= index < self.num_examples:
-            raise IndexError(index)
-        return {"prompt_ids": [], "input_ids": []}
-
-    def __iter__(self) -> Iterator[dict[str, list[int]]]:
-        return (self[index] for index in range(self.num_examples))
-
-
-def print_batch_ilm(
-    batch: Mapping[str, Any], split: str, tokenizer: Any, dataloader_name: str = ""
-) -> None:
-    """Print the first row of a batch, as the network reads it and as it should be completed."""
-    print(f"{split}/{dataloader_name}: {len(batch['input_ids'])} rows")  # noqa: T201
-    for name in ("input_ids", "target_ids"):
-        row = batch.get(name)
-        if row is not None:
-            shown = [int(token) for token in row[0] if token != IGNORED]
-            print(f"  {name}: {tokenizer.decode(shown)}")  # noqa: T201
-
-
 def _token_types(
     bos_columns: Int64[Tensor, " batch"], ends: Int64[Tensor, " batch"], width: int
 ) -> Int64[Tensor, "batch pos"]:
@@ -233,3 +199,12 @@ def _token_types(
     types = torch.where(columns >= bos_columns[:, None], SUFFIX_TYPE, PROMPT_TYPE)
     types[:, 0] = CLS_TYPE
     return types.masked_fill(columns >= ends[:, None], PADDING_TYPE)
+
+
+__all__ = [
+    "DefaultILMCollator",
+    "ILMEmptyDataset",
+    "ILMSeq2SeqCollator",
+    "ILMSeq2SeqPredCollator",
+    "print_batch_ilm",
+]

@@ -11,14 +11,13 @@ from pellucid.core import ArgumentError, RequirementError, UnknownNameError
 from pellucid.families.ilm._drops import drop
 from pellucid.families.ilm._insertion import mean_insertion_nats
 from pellucid.families.ilm.types_ilm import (
-    IGNORED,
     SUFFIX_TYPE,
     ILMBatch,
     ILMLossDict,
     ILMModel,
     slots_of,
 )
-from pellucid.xlm.contracts import LossFunction, NLLBound
+from pellucid.xlm.contracts import IGNORED, LossFunction, NLLBound
 from pellucid.xlm.modules import TokenConstraints, evaluating, select_random_indices
 
 _LENGTH_LOSSES = ("binary_ce", "ce")

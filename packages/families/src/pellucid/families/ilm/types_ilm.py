@@ -6,9 +6,6 @@ from typing import Any, NotRequired, Protocol, TypedDict, runtime_checkable
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-IGNORED = -100
-"""The slot of a token that was not dropped, and the target where a text has ended."""
-
 PADDING_TYPE, CLS_TYPE, PROMPT_TYPE, SUFFIX_TYPE = -1, 0, 1, 2
 """Token types. Only after tokens of the last one, of which BOS is the first, is there a slot."""
 

@@ -1,6 +1,6 @@
 """From examples to batches of the family."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -12,14 +12,14 @@ from pellucid.families.mdlm._noising import NOISINGS, noise_batch
 from pellucid.families.mdlm.types_mdlm import MDLMBatch, MDLMPredictionBatch
 from pellucid.xlm.contracts import IGNORED, Collator
 from pellucid.xlm.datamodule import (
+    InfillCollator,
     PromptCollator,
     SuffixLayout,
     TextLayout,
     check_special_tokens,
-    is_token_mask,
-    pad_rows,
     read_rows,
 )
+from pellucid.xlm.datamodule import MaskedEmptyDataset as MDLMEmptyDataset
 from pellucid.xlm.datamodule import print_batch as print_batch_mdlm
 from pellucid.xlm.noise import ContinuousTimeLogLinear
 
@@ -121,10 +121,10 @@ class MDLMSeq2SeqTrainCollator(_NoisingCollator):
         block_size: How many positions a suffix has, EOS included.
         noise_schedule: How noise grows with time; log-linear if None.
         input_block_size: The most tokens of a prompt, BOS included; a longer one is an error.
+        loss_on_padding: As for `DefaultMDLMCollator`, for the padding of suffixes.
         noising: See `DefaultMDLMCollator`.
         layout: What else `SuffixLayout` takes: `add_bos`, `add_eos`, `truncate`, `prompt_field` and
             `target_field`.
-        loss_on_padding: As for `DefaultMDLMCollator`, for the padding of suffixes.
     """
 
     def __init__(
@@ -192,20 +192,11 @@ class MDLMSeq2SeqPredCollator(PromptCollator):
         )
 
 
-class MDLMInfillPredCollator(Collator):
-    """Texts that have masks in them, padded on the right.
+class MDLMInfillPredCollator(InfillCollator):
+    """Texts that have masks in them, and what belongs there if examples have it.
 
-    Args:
-        tokenizer: Whose mask is meant.
-        block_size: The most tokens of a text; a longer one is an error.
-        noise_schedule: Not read.
+    Its constructor is that of `InfillCollator`.
     """
-
-    def __init__(self, tokenizer: Any, block_size: int, noise_schedule: Any = None) -> None:
-        check_special_tokens(tokenizer, ("pad", "mask"))
-        self.tokenizer, self.block_size = tokenizer, block_size
-        self.noise_schedule = noise_schedule
-        self._width = block_size
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> MDLMPredictionBatch:
         """Collate examples with `input_ids`, and `target_ids` as long as these if they have any.
@@ -213,63 +204,14 @@ class MDLMInfillPredCollator(Collator):
         Raises:
             ArgumentError: A text does not fit into the block, or its target has another length.
         """
-        rows = read_rows(examples, "input_ids")
-        ids, lengths = self._fit(rows)
-        batch: MDLMPredictionBatch = {
-            "input_ids": ids,
-            "attention_mask": is_token_mask(lengths, self._width),
-            "fixed_positions_mask": ids != self.tokenizer.mask_token_id,
-        }
+        batch: dict[str, Tensor] = super().__call__(examples)
         if examples[0].get("target_ids") is not None:
-            targets = read_rows(examples, "target_ids")
-            if any(len(row) != len(target) for row, target in zip(rows, targets, strict=True)):
+            targets, has_target = self.fit(read_rows(examples, "target_ids"))
+            if not torch.equal(has_target, batch["attention_mask"]):
                 message = "a text and its target differ in length; give the same tokens in both"
                 raise ArgumentError(message)
-            batch["target_ids"] = self._fit(targets)[0]
-        return batch
-
-    def _fit(
-        self, rows: Sequence[Sequence[int]]
-    ) -> tuple[Int64[Tensor, "batch pos"], Int64[Tensor, " batch"]]:
-        longest = max(map(len, rows))
-        if longest > self._width:
-            message = (
-                f"a text has {longest} tokens and does not fit into "
-                f"block_size={self._width!r}; raise it"
-            )
-            raise ArgumentError(message)
-        return pad_rows(rows, self._width, pad=self.tokenizer.pad_token_id)
-
-
-class MDLMEmptyDataset:
-    """Texts of masks alone, for unconditional samples.
-
-    Args:
-        tokenizer: Whose BOS begins each text.
-        num_examples: How many.
-        max_length: How many tokens each has, BOS included.
-
-    Raises:
-        ArgumentError: There is no room for a token after BOS.
-    """
-
-    def __init__(self, tokenizer: Any, num_examples: int, max_length: int) -> None:
-        if max_length < 2:
-            message = f"max_length is {max_length!r}; leave room for a token after BOS"
-            raise ArgumentError(message)
-        self._length = num_examples
-        self._row = [tokenizer.bos_token_id, *[tokenizer.mask_token_id] * (max_length - 1)]
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __getitem__(self, index: int) -> dict[str, list[int]]:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        return {"input_ids": list(self._row)}
-
-    def __iter__(self) -> Iterator[dict[str, list[int]]]:
-        return (self[index] for index in range(len(self)))
+            batch["target_ids"] = targets
+        return cast("MDLMPredictionBatch", batch)
 
 
 __all__ = [

@@ -1,6 +1,6 @@
 """From examples to batches of the family."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -9,19 +9,23 @@ from torch import Tensor
 from torch.nn import functional
 
 from pellucid.core import ArgumentError
+from pellucid.families.mlm._masking import mask_batch
 from pellucid.families.mlm.types_mlm import MLMBatch, MLMPredictionBatch, PackedMLMBatch
-from pellucid.xlm.contracts import IGNORED, Collator
+from pellucid.xlm.contracts import Collator
 from pellucid.xlm.datamodule import (
+    InfillCollator,
+    MaskTexts,
     PromptCollator,
     SuffixLayout,
     TextLayout,
     check_special_tokens,
     is_token_mask,
     pad_rows,
+    pass_through,
     read_rows,
 )
+from pellucid.xlm.datamodule import MaskedEmptyDataset as MLMEmptyDataset
 from pellucid.xlm.datamodule import print_batch as print_batch_mlm
-from pellucid.xlm.modules import select_random_indices, stratified_uniforms
 
 
 class _MaskingCollator(Collator):
@@ -39,21 +43,8 @@ class _MaskingCollator(Collator):
         is_shown: Bool[Tensor, "batch pos"],
         is_eligible: Bool[Tensor, "batch pos"],
     ) -> MLMBatch:
-        """Mask some of the eligible tokens of each row.
-
-        To mask each with a probability that is itself uniform makes every number of masks as
-        likely; that number is drawn here, stratified over the rows and never zero.
-        """
-        share = stratified_uniforms(len(ids), generator=self.generator)
-        n_eligible = is_eligible.sum(dim=1)
-        counts = (share * n_eligible).long().clamp(max=n_eligible - 1) + 1
-        chosen = select_random_indices(is_eligible, counts, generator=self.generator)
-        return {
-            "input_ids": ids.masked_fill(chosen, self.tokenizer.mask_token_id),
-            "attention_mask": is_shown,
-            "target_ids": ids.masked_fill(~is_eligible, IGNORED),
-            "fixed_positions_mask": ~is_eligible,
-        }
+        mask_id = self.tokenizer.mask_token_id
+        return mask_batch(ids, is_shown, is_eligible, mask_id=mask_id, generator=self.generator)
 
 
 class DefaultMLMCollator(_MaskingCollator):
@@ -110,13 +101,9 @@ class _Seq2SeqCollator(_MaskingCollator):
         noise_schedule: Any = None,
         *,
         input_block_size: int,
-        prompt_field: str = "prompt_ids",
-        target_field: str = "target_ids",
-        add_bos: str | None = "output",
-        add_eos: bool = True,
         loss_on_padding: bool = True,
-        truncate: str | None = "block",
         pass_through_fields: Sequence[str] = (),
+        **layout: Any,
     ) -> None:
         """Say how prompts and suffixes are laid out.
 
@@ -125,13 +112,10 @@ class _Seq2SeqCollator(_MaskingCollator):
             block_size: How many positions a suffix has, EOS included.
             noise_schedule: Not read.
             input_block_size: The most tokens of a prompt, BOS included; a longer one is an error.
-            prompt_field: Where an example has its prompt.
-            target_field: Where an example has its suffix; `input_ids` if it has no such field.
-            add_bos: Put BOS before the prompt ("input"), after it ("output"), or nowhere (None).
-            add_eos: End the suffix with EOS.
             loss_on_padding: As for `DefaultMLMCollator`, for the padding of suffixes.
-            truncate: "block" pads prompts to their block, anything else to the longest prompt.
             pass_through_fields: Fields of examples that the batch holds as lists.
+            layout: What else `SuffixLayout` takes: `add_bos`, `add_eos`, `truncate`, `prompt_field`
+                and `target_field`.
         """
         super().__init__(tokenizer, block_size, noise_schedule)
         self.loss_on_padding = loss_on_padding
@@ -140,16 +124,9 @@ class _Seq2SeqCollator(_MaskingCollator):
             tokenizer=tokenizer,
             block_size=block_size,
             input_block_size=input_block_size,
-            add_bos=add_bos,
-            add_eos=add_eos,
             with_padding=loss_on_padding,
-            truncate=truncate,
-            prompt_field=prompt_field,
-            target_field=target_field,
+            **layout,
         )
-
-    def _pass_through(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-        return {name: [example.get(name) for example in examples] for name in self._passed}
 
 
 class MLMSeq2SeqTrainCollator(_Seq2SeqCollator):
@@ -166,7 +143,7 @@ class MLMSeq2SeqTrainCollator(_Seq2SeqCollator):
         """
         joined = self._layout.join(examples)
         batch = self._mask(joined.ids, joined.is_shown, joined.is_suffix)
-        return cast("MLMBatch", {**batch, **self._pass_through(examples)})
+        return cast("MLMBatch", {**batch, **pass_through(examples, self._passed)})
 
 
 class MLMSeq2SeqCollator(_Seq2SeqCollator):
@@ -188,7 +165,7 @@ class MLMSeq2SeqCollator(_Seq2SeqCollator):
             torch.cat((has_prompt, has_suffix), dim=1),
             torch.cat((nothing, has_suffix), dim=1),
         )
-        return cast("MLMBatch", {**batch, **self._pass_through(examples)})
+        return cast("MLMBatch", {**batch, **pass_through(examples, self._passed)})
 
 
 class MLMSeq2SeqPredCollator(PromptCollator):
@@ -219,34 +196,8 @@ class MLMSeq2SeqFullPredCollator(MLMSeq2SeqPredCollator):
         return cast("MLMPredictionBatch", {**batch, **wider, "target_ids": targets})
 
 
-class MLMInfillPredCollator(_MaskingCollator):
-    """Texts that have masks in them, padded on the right, without what belongs there."""
-
-    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> MLMPredictionBatch:
-        """Collate examples with `input_ids`.
-
-        Raises:
-            ArgumentError: A text does not fit into the block.
-        """
-        ids, is_token = self._fit(read_rows(examples, "input_ids"))
-        return {
-            "input_ids": ids,
-            "attention_mask": is_token,
-            "fixed_positions_mask": ids != self.tokenizer.mask_token_id,
-        }
-
-    def _fit(
-        self, rows: Sequence[Sequence[int]]
-    ) -> tuple[Int64[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
-        longest = max(map(len, rows))
-        if longest > self._width:
-            message = (
-                f"a text has {longest} tokens and does not fit into "
-                f"block_size={self._width!r}; raise it"
-            )
-            raise ArgumentError(message)
-        ids, lengths = pad_rows(rows, self._width, pad=self.tokenizer.pad_token_id)
-        return ids, is_token_mask(lengths, self._width)
+class MLMInfillPredCollator(InfillCollator):
+    """Texts that have masks in them, without what belongs there; see `InfillCollator`."""
 
 
 class MLMInfillWithExactTargetPredCollator(MLMInfillPredCollator):
@@ -259,11 +210,12 @@ class MLMInfillWithExactTargetPredCollator(MLMInfillPredCollator):
             ArgumentError: A text and its target differ in length, or where nothing is masked; or
                 they do not fit into the block.
         """
-        return {**super().__call__(examples), "target_ids": self._targets(examples)}
+        batch: dict[str, Tensor] = super().__call__(examples)
+        return cast("MLMPredictionBatch", {**batch, "target_ids": self._targets(examples)})
 
     def _targets(self, examples: Sequence[Mapping[str, Any]]) -> Int64[Tensor, "batch pos"]:
-        ids, is_token = self._fit(read_rows(examples, "input_ids"))
-        targets, has_target = self._fit(read_rows(examples, "target_ids"))
+        ids, is_token = self.fit(read_rows(examples, "input_ids"))
+        targets, has_target = self.fit(read_rows(examples, "target_ids"))
         differ = (ids != targets) & (ids != self.tokenizer.mask_token_id)
         if bool((is_token != has_target).any()) or bool(differ.any()):
             message = (
@@ -287,8 +239,11 @@ class DefaultInfillMLMCollator(MLMInfillWithExactTargetPredCollator):
                 they do not fit into the block.
         """
         targets = self._targets(examples)
-        ids, is_token = self._fit(read_rows(examples, "input_ids"))
-        return self._mask(targets, is_token, ids == self.tokenizer.mask_token_id)
+        ids, is_token = self.fit(read_rows(examples, "input_ids"))
+        mask_id = self.tokenizer.mask_token_id
+        return mask_batch(
+            targets, is_token, ids == mask_id, mask_id=mask_id, generator=self.generator
+        )
 
 
 class PackedMLMCollator(_MaskingCollator):
@@ -328,7 +283,7 @@ class PackedMLMCollator(_MaskingCollator):
         }
 
 
-class MLMEmptyDatasetFromLengthRef:
+class MLMEmptyDatasetFromLengthRef(MaskTexts):
     """Texts of masks alone, as long as texts of a reference are.
 
     Args:
@@ -336,6 +291,9 @@ class MLMEmptyDatasetFromLengthRef:
         num_examples: How many.
         lengths: Tokens of the texts of the reference, BOS included; each is as likely to be taken.
         seed: Of the draw.
+
+    Raises:
+        ArgumentError: There are no lengths, or one has no room for a token after BOS.
     """
 
     def __init__(
@@ -346,32 +304,7 @@ class MLMEmptyDatasetFromLengthRef:
             raise ArgumentError(message)
         generator = torch.Generator().manual_seed(seed)
         drawn = torch.randint(len(lengths), (num_examples,), generator=generator)
-        self._lengths = [lengths[index] for index in drawn.tolist()]
-        self._bos, self._mask = tokenizer.bos_token_id, tokenizer.mask_token_id
-
-    def __len__(self) -> int:
-        return len(self._lengths)
-
-    def __getitem__(self, index: int) -> dict[str, list[int]]:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        return {"input_ids": [self._bos, *[self._mask] * (self._lengths[index] - 1)]}
-
-    def __iter__(self) -> Iterator[dict[str, list[int]]]:
-        return (self[index] for index in range(len(self)))
-
-
-class MLMEmptyDataset(MLMEmptyDatasetFromLengthRef):
-    """Texts of masks alone, for unconditional samples.
-
-    Args:
-        tokenizer: Whose BOS begins each text.
-        num_examples: How many.
-        max_length: How many tokens each has, BOS included.
-    """
-
-    def __init__(self, tokenizer: Any, num_examples: int, max_length: int) -> None:
-        super().__init__(tokenizer, num_examples, [max_length])
+        super().__init__(tokenizer, [lengths[index] for index in drawn.tolist()])
 
 
 __all__ = [

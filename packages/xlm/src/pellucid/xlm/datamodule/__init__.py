@@ -31,18 +31,29 @@ from pellucid.xlm.datamodule._collators import (
     DefaultCollatorWithPadding,
 )
 from pellucid.xlm.datamodule._datamodule import SPLIT_NAMES, TextDataModule
+from pellucid.xlm.datamodule._empty_datasets import (
+    DefaultEmptyDataset,
+    MaskedEmptyDataset,
+    MaskTexts,
+)
 from pellucid.xlm.datamodule._examples import (
     BaseBatch,
     BaseCollatorInput,
     InfillingCollatorInput,
     Seq2SeqCollatorInput,
 )
+from pellucid.xlm.datamodule._infill_collator import InfillCollator
 from pellucid.xlm.datamodule._joined import Joined, SuffixLayout
-from pellucid.xlm.datamodule._layout import PromptLayout, TextLayout, read_rows, with_ends
+from pellucid.xlm.datamodule._layout import (
+    PromptLayout,
+    TextLayout,
+    pass_through,
+    read_rows,
+    with_ends,
+)
 from pellucid.xlm.datamodule._loader import BatchLoader
 from pellucid.xlm.datamodule._manager import DatasetManager
 from pellucid.xlm.datamodule._other_managers import (
-    DefaultEmptyDataset,
     EvalDatasetManager,
     LocalDatasetManager,
     UnconditionalGenerationDatasetManager,
@@ -77,9 +88,12 @@ __all__ = [
     "DefaultEmptyDataset",
     "EvalDatasetManager",
     "ForwardRows",
+    "InfillCollator",
     "InfillingCollatorInput",
     "Joined",
     "LocalDatasetManager",
+    "MaskTexts",
+    "MaskedEmptyDataset",
     "PromptCollator",
     "PromptLayout",
     "RowSource",
@@ -103,6 +117,7 @@ __all__ = [
     "pack_sequences",
     "pad_rows",
     "pad_truncate_list",
+    "pass_through",
     "print_batch",
     "read_rows",
     "replicate",

@@ -129,6 +129,13 @@ def read_rows(examples: Sequence[Mapping[str, Any]], *fields: str) -> list[Seque
     return [example[field] for example in examples]
 
 
+def pass_through(
+    examples: Sequence[Mapping[str, Any]], fields: Sequence[str]
+) -> dict[str, list[Any]]:
+    """Return fields of examples that a batch holds as they are; None where an example has none."""
+    return {name: [example.get(name) for example in examples] for name in fields}
+
+
 def _check_block(name: str, value: int) -> None:
     if value < 1:
         raise ArgumentError(f"{name} is {value!r}; a block holds at least one token")

@@ -58,32 +58,6 @@ class EvalDatasetManager(DatasetManager):
         super().__init__(collator, full_name, full_name_debug, **kwargs)
 
 
-class DefaultEmptyDataset:
-    """Empty prompts with nothing after them; a collator may begin them with BOS.
-
-    Args:
-        tokenizer: Not used; part of what every such dataset takes.
-        num_examples: How many.
-    """
-
-    def __init__(self, tokenizer: Any = None, num_examples: int = 1) -> None:
-        del tokenizer
-        if num_examples < 1:
-            raise ArgumentError(f"num_examples is {num_examples!r}; ask for at least one")
-        self._num_examples = num_examples
-
-    def __len__(self) -> int:
-        return self._num_examples
-
-    def __getitem__(self, index: int) -> dict[str, list[int]]:
-        if not 0 <= index < self._num_examples:
-            raise IndexError(index)
-        return {"prompt_ids": [], "input_ids": []}
-
-    def __iter__(self) -> Iterator[dict[str, list[int]]]:
-        return (self[index] for index in range(self._num_examples))
-
-
 class UnconditionalGenerationDatasetManager(DatasetManager):
     """Gives the predictor prompts that hold nothing, or only what a family begins with.
 

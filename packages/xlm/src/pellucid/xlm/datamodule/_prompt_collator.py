@@ -8,6 +8,7 @@ import torch
 from pellucid.xlm._space_tokenizer import check_special_tokens
 from pellucid.xlm.contracts import Collator
 from pellucid.xlm.datamodule._joined import SuffixLayout
+from pellucid.xlm.datamodule._layout import pass_through
 
 
 class PromptCollator(Collator):
@@ -55,11 +56,10 @@ class PromptCollator(Collator):
             ArgumentError: A prompt or what follows does not fit into its block.
         """
         prompts, has_prompt, suffixes = self._layout.lay_out(examples)
-        passed = {name: [example.get(name) for example in examples] for name in self._passed}
         return {
             "input_ids": prompts,
             "attention_mask": has_prompt,
             "target_ids": suffixes,
             "fixed_positions_mask": torch.ones_like(has_prompt),
-            **passed,
+            **pass_through(examples, self._passed),
         }

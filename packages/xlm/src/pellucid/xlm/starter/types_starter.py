@@ -1,9 +1,11 @@
 """What the parts of the family hand to each other."""
 
-from typing import NotRequired, TypedDict
+from typing import TypedDict
 
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+
+from pellucid.xlm.sampling import FillBatch, FilledDict
 
 
 class StarterBatch(TypedDict):
@@ -20,20 +22,8 @@ class StarterBatch(TypedDict):
     target_ids: Int64[Tensor, "batch pos"]
 
 
-class StarterPredictionBatch(TypedDict):
-    """Prompts to go on with.
-
-    Attributes:
-        input_ids: Prompts, padded on the left.
-        attention_mask: False on what is hidden from the network.
-        target_ids: What should be written after each prompt.
-        row_ids: The number of each row in its dataset, which its random numbers follow from.
-    """
-
-    input_ids: Int64[Tensor, "batch pos"]
-    attention_mask: Bool[Tensor, "batch pos"]
-    target_ids: NotRequired[Int64[Tensor, "batch target_pos"]]
-    row_ids: NotRequired[Int64[Tensor, " batch"]]
+class StarterPredictionBatch(FillBatch):
+    """Prompts to go on with."""
 
 
 class StarterLossDict(TypedDict):
@@ -48,21 +38,5 @@ class StarterLossDict(TypedDict):
     tokens: Int64[Tensor, " batch"]
 
 
-class StarterPredictionDict(TypedDict):
-    """Prompts that were gone on with.
-
-    Attributes:
-        text: What was written after each prompt.
-        ids: The whole of each row.
-        output_start_idx: The column in which what was written begins.
-        time_taken: Seconds until each row was finished.
-        steps_taken: Network evaluations that each row took part in.
-        loss: Always None; here so that records of all families look alike.
-    """
-
-    text: list[str]
-    ids: Int64[Tensor, "batch pos"]
-    output_start_idx: int
-    time_taken: list[float]
-    steps_taken: list[int]
-    loss: None
+class StarterPredictionDict(FilledDict):
+    """Prompts that were gone on with."""
