@@ -1,5 +1,6 @@
 """Denoisers of pellucid.families under a bridge, and families as judges of how likely a text is."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -9,7 +10,14 @@ from pellucid.bridge import TransformerBridge, logit_lens, trace_lens
 from pellucid.core import OPTIMIZED_TRIGGER_PLACEHOLDER as P
 from pellucid.core import CombinedLoss, Targets
 from pellucid.families.arlm import ARLMLoss, DefaultARLMCollator, RotaryTransformerARLMModel
-from pellucid.families.mdlm import MDLMModel
+from pellucid.families.flexmdm import FlexMDMModel, FlexMDMPredictor
+from pellucid.families.ilm import (
+    ILMLossWithMaskedCE,
+    ILMPredictorWithStoppingClassification,
+    ILMSeq2SeqCollator,
+    RotaryTransformerILMModelWithStoppingClassification,
+)
+from pellucid.families.mdlm import MDLMModel, MDLMPredictor
 from pellucid.families.mlm import (
     DefaultMLMCollator,
     MLMLoss,
@@ -75,6 +83,92 @@ def test_the_lens_follows_a_denoiser_step_by_step(denoiser: Any) -> None:
     ids = torch.tensor([TOKENIZER.encode(MASKED)])
     torch.testing.assert_close(passes[0].tokens, logit_lens(bridge, ids).tokens)
     assert not any(module._forward_hooks for module in denoiser.modules())
+
+
+def make_flexmdm(*shape: int) -> FlexMDMModel:
+    return FlexMDMModel(*shape, dropout=0.0, max_gap=4)
+
+
+def make_stopping_ilm(*shape: int) -> RotaryTransformerILMModelWithStoppingClassification:
+    return RotaryTransformerILMModelWithStoppingClassification(*shape, dropout=0.0)
+
+
+SAMPLERS: dict[str, tuple[Any, Any]] = {
+    "mdlm": (
+        MDLMModel,
+        lambda net: MDLMPredictor(6, 6, TOKENIZER, model=net, confidence="entropy"),
+    ),
+    "ilm": (
+        make_stopping_ilm,
+        lambda net: ILMPredictorWithStoppingClassification(6, 12, TOKENIZER, model=net),
+    ),
+    "flexmdm": (make_flexmdm, lambda net: FlexMDMPredictor(6, 6, TOKENIZER, model=net)),
+}
+
+
+@pytest.mark.parametrize("family", SAMPLERS)
+def test_the_lens_reads_what_every_pass_of_a_sampler_read(family: str) -> None:
+    make, sample_from = SAMPLERS[family]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = make(len(TOKENIZER), 16, 2, 2).eval()
+        for weight in net.parameters():
+            torch.nn.init.normal_(weight, std=0.3)
+    predictor, prompts = sample_from(net), ["3 4", "5 6 7"]
+    unseen = predictor.generate(prompts, generator=draw())
+    calls: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+
+    def keep(net: Any, args: Any, kwargs: Any, output: Any) -> None:
+        logits = output[0] if isinstance(output, tuple) else output
+        calls.append((args[0], kwargs["where"], logits))
+
+    with net.register_forward_hook(keep, with_kwargs=True):
+        seen: list[list[str]] = []
+        passes = trace_lens(
+            TransformerBridge(net),
+            lambda: seen.append(predictor.generate(prompts, generator=draw())),
+            k=3,
+        )
+    assert seen == [unseen]
+    assert len(passes) == len(calls) > 1
+    for lens, (ids, where, logits) in zip(passes, calls, strict=True):
+        assert lens.input_ids is not None
+        assert lens.input_ids.equal(ids)
+        best = logits.softmax(-1).topk(3)
+        assert lens.tokens[-1][where].equal(best.indices)
+        torch.testing.assert_close(lens.probs[-1][where], best.values, atol=1e-5, rtol=1e-4)
+    widths = [ids.shape[1] for ids, _, _ in calls]
+    assert (widths[-1] > widths[0]) == (family != "mdlm")
+    assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_the_lens_follows_a_text_that_grows() -> None:
+    """What an insertion model is going to say is seen in the slot where it stands a step later."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = RotaryTransformerILMModelWithStoppingClassification(
+            len(TOKENIZER), 32, 2, 4, dropout=0.0, mix_neighbours=True
+        )
+        loss = ILMLossWithMaskedCE(net, TOKENIZER)
+        collator = ILMSeq2SeqCollator(TOKENIZER, 4, input_block_size=4)
+        learning = torch.optim.Adam(net.parameters(), lr=1e-2)
+        texts = [TOKENIZER.encode(text) for text in COUNTING]
+        rows = [{"prompt_ids": text[:2], "input_ids": text[2:5]} for text in texts]
+        for _ in range(100):
+            learning.zero_grad()
+            loss(collator(rows * 2))["loss"].backward()
+            learning.step()
+    predictor = ILMPredictorWithStoppingClassification(
+        6, 12, TOKENIZER, model=net.eval(), temperature=0.0, stopping_threshold=0.5
+    )
+    said: list[list[str]] = []
+    passes = trace_lens(TransformerBridge(net), lambda: said.append(predictor.generate(["3 4"])))
+    assert said == [["3 4 5 6 7"]]
+    assert len(passes) == 4
+    for lens, later in itertools.pairwise(passes):
+        before, after = lens.input_ids[0].tolist(), later.input_ids[0].tolist()
+        slot = next(at for at, token in enumerate([*before, None]) if token != after[at]) - 1
+        assert lens.tokens[-1, 0, slot, 0] == after[slot + 1]
 
 
 def test_a_denoiser_is_hooked_and_patched(denoiser: Any) -> None:

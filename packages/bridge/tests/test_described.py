@@ -175,7 +175,14 @@ def test_the_lens_over_every_pass_of_a_sampler(make) -> None:
     for number, lens in enumerate(passes):
         expected = logit_lens(bridge, made[0][:, : 4 + number], k=3)
         assert lens.labels == expected.labels
+        assert lens.input_ids.equal(expected.input_ids)
         torch.testing.assert_close(lens.probs, expected.probs, atol=1e-5, rtol=1e-4)
         assert lens.tokens[-1, 0, -1, 0] == made[0][0, 4 + number]
+    # Who is given embeddings has read no tokens.
+    table = bridge.original_model.get_input_embeddings()
+    (lens,) = trace_lens(
+        bridge, lambda: bridge.original_model(inputs_embeds=table.weight[None, :4])
+    )
+    assert lens.input_ids is None
     with pytest.raises(ArgumentError, match="k must lie in"):
         trace_lens(bridge, sample, k=0)

@@ -71,8 +71,8 @@ class Forward:
                 arguments["position_ids"] = torch.arange(n_past, n_pos, device=given.device)[None]
         n_rows, device = rows.stop - rows.start, given.device
         if self._keeps_logits and n_rows < given.shape[1]:
-            # Positions copy what the LM head reads. Of the last so many it would get a view, by
-            # which torch multiplies text by text, in two to three times the time.
+            # Positions copy what the LM head reads. Of the last so many it would get a view, which
+            # torch multiplies text by text: a quarter more time on a CPU.
             arguments["logits_to_keep"] = torch.arange(rows.start, rows.stop, device=device)
         arguments["use_cache"] = keep_cache or past is not None
         asked = {

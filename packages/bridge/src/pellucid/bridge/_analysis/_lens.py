@@ -26,6 +26,8 @@ class LogitLens:
         target_log_probs: The log-probability of a target token, of shape (layer, batch, pos), in
             nats; None without targets.
         target_ranks: How many tokens are likelier than the target; None without targets.
+        input_ids: The tokens that were read, of shape (batch, pos); None if the pass was given
+            embeddings.
     """
 
     labels: tuple[str, ...]
@@ -33,6 +35,7 @@ class LogitLens:
     probs: Float[Tensor, "layer batch pos k"]
     target_log_probs: Float[Tensor, "layer batch pos"] | None = None
     target_ranks: Int[Tensor, "layer batch pos"] | None = None
+    input_ids: Int[Tensor, "batch pos"] | None = None
 
 
 def read_lens(
@@ -142,4 +145,5 @@ def logit_lens(
         probs=stacked[1],
         target_log_probs=stacked[2] if wanted is not None else None,
         target_ranks=stacked[3] if wanted is not None else None,
+        input_ids=ids,
     )

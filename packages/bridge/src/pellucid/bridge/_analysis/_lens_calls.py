@@ -17,8 +17,9 @@ def trace_lens(model: Any, call: Callable[[], Any], *, k: int = 5) -> list[Logit
     """Return the lens of every forward pass that a function makes of the original model.
 
     Whoever samples from a model calls it many times; a denoiser is shown here at work, step by
-    step. The streams of all positions are read with the model's own last norm and projection, or,
-    where a record names a "readout", with that module and whatever it was given in that pass.
+    step, also one whose texts grow: each lens has the `input_ids` of its pass. The streams of all
+    positions are read with the model's own last norm and projection, or, where a record names a
+    "readout", with that module and whatever it was given in that pass.
 
     Args:
         model: A bridge.
@@ -36,6 +37,7 @@ def trace_lens(model: Any, call: Callable[[], Any], *, k: int = 5) -> list[Logit
         raise ArgumentError(f"k must lie in 1..{model.cfg.d_vocab_out}, got {k!r}.")
     passes: list[LogitLens] = []
     streams: list[Tensor] = []
+    ids: list[Tensor] = []
     n = model.cfg.n_layers
     labels = (*(f"{number}_pre" for number in range(n)), "final_post")
 
@@ -46,7 +48,11 @@ def trace_lens(model: Any, call: Callable[[], Any], *, k: int = 5) -> list[Logit
             best = [read(stream).float().softmax(-1).topk(k, dim=-1) for stream in streams]
         streams.clear()
         tokens, probs = (torch.stack([getattr(b, f) for b in best]) for f in ("indices", "values"))
-        passes.append(LogitLens(labels=labels, tokens=tokens, probs=probs))
+        given = ids.pop() if ids else None
+        passes.append(LogitLens(labels=labels, tokens=tokens, probs=probs, input_ids=given))
+
+    def note(tokens: Tensor, hook: Any) -> None:
+        ids[:] = [tokens.clone()]
 
     def keep(stream: Tensor, hook: Any) -> None:
         streams.append(stream.detach())
@@ -61,6 +67,8 @@ def trace_lens(model: Any, call: Callable[[], Any], *, k: int = 5) -> list[Logit
 
     hooks: list[Any] = [(("resid_pre", number), keep) for number in range(n)]
     hooks.append((("resid_post", n - 1), end))
+    if "embed.hook_in" in model.hook_table():
+        hooks.append(("embed.hook_in", note))
     with _watching(module, finish), model.hooks(fwd_hooks=hooks), model.running():
         call()
     return passes
