@@ -76,14 +76,18 @@ def served(model: LMHFModel) -> Any:
 
 
 def find_token() -> str:
-    """A first token that all of them think of, none of them first."""
+    """A first token that all of them think of, with much to gain: one that few of these are below.
+
+    The last of them is lost from sight by almost every change of the trigger.
+    """
     texts = ["Tell me a b c d now"]
-    likely = [
+    plain, linear = (
         make().invoke_from_texts(texts, require_first_token_logprobs=True)
         for make in (make_hf, make_linear)
-    ]
-    plain, linear = (output.response_first_token_logprobs[0] for output in likely)
-    return min((token for token in plain if token in linear), key=lambda token: linear[token])
+    )
+    likely, others = (output.response_first_token_logprobs[0] for output in (plain, linear))
+    known = sorted((token for token in likely if token in others), key=likely.__getitem__)
+    return known[len(known) // 3]
 
 
 def run_recipe(model: Any, token: str) -> Any:
@@ -106,7 +110,8 @@ def test_one_recipe_runs_unchanged_over_every_kind_of_model() -> None:
     found["tptt without its share"] = run_recipe(make_linear(0.0), token)
     with served(make_hf()) as remote:
         found["http"] = run_recipe(remote, token)
-    assert all(result.best_loss <= result.initial_loss for result in found.values())
+    for name, result in found.items():
+        assert result.best_loss < result.initial_loss - 0.2, name
     # Models that compute the same take the same way, whatever stands between.
     for same in ("bridge", "tptt without its share", "http"):
         assert found[same].best_trigger_str == found["hf"].best_trigger_str
