@@ -13,8 +13,6 @@ from pellucid.xlm.datamodule import SimpleSpaceTokenizer
 # The import mode of this workspace keeps test folders off the path.
 sys.path.append(str(Path(__file__).parent))
 
-PAD, CLS, MASK, EOS, BOS, SEP, UNK = range(7)
-
 
 @pytest.fixture
 def tokenizer():
@@ -60,7 +58,3 @@ def pairs(tokenizer):
 @pytest.fixture
 def texts(tokenizer):
     return [{"input_ids": tokenizer.encode(text)} for text in ("1 2 3", "4", "5 6 7 8 9")]
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)

@@ -5,12 +5,12 @@ import math
 from dataclasses import dataclass
 
 import torch
+from family_tools import BOS, EOS, MASK, PAD
 from torch import nn
 
 from pellucid.families.flexmdm import FlexMDMNoiseSchedule, LinearSchedule
 from pellucid.xlm.datamodule import SimpleSpaceTokenizer
 
-PAD, CLS, MASK, EOS, BOS, SEP, UNK = range(7)
 A, B = 7, 8
 TOKENIZER = SimpleSpaceTokenizer.for_numbers(2)
 LONGEST = 3

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from family_tools import BOS, EOS, PAD, TOKENIZER
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,10 +12,7 @@ from pellucid.families.arlm import (
     DefaultARLMCollator,
     print_batch_arlm,
 )
-from pellucid.xlm.datamodule import SimpleSpaceTokenizer
 
-PAD, CLS, MASK, EOS, BOS, SEP, UNK = range(7)
-TOKENIZER = SimpleSpaceTokenizer.for_numbers(12)
 IDS = st.lists(st.integers(7, 18), max_size=6)
 
 

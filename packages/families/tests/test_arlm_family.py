@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from family_tools import CollatorTests, forward_of
 
 from pellucid.families.arlm import (
     ARLMLoss,
@@ -14,7 +15,6 @@ from pellucid.families.arlm import (
 from pellucid.xlm.datamodule import SimpleSpaceTokenizer
 from pellucid.xlm.testing import (
     EXAMPLES,
-    BaseCollatorTests,
     BaseLossTests,
     BaseModelTests,
     BasePredictorTests,
@@ -32,15 +32,12 @@ class TestARLMModel(BaseModelTests):
 
     @pytest.fixture
     def run_forward(self, model, simple_tokenizer):
-        def run(batch_size=2, seq_len=16, partial_mask=False):
-            ids = torch.randint(7, len(simple_tokenizer), (batch_size, seq_len))
-            mask = torch.ones(batch_size, seq_len, dtype=torch.bool)
-            if partial_mask:
-                mask[:, -4:] = False
-            causal = mask[:, None, :] & torch.ones(seq_len, seq_len, dtype=torch.bool).tril()
-            return model(ids, causal)
+        def call(ids, mask):
+            n_pos = ids.shape[1]
+            past = torch.ones(n_pos, n_pos, dtype=torch.bool).tril()
+            return model(ids, mask[:, None, :] & past)
 
-        return run
+        return forward_of(call, simple_tokenizer)
 
 
 class TestARLMLoss(BaseLossTests):
@@ -53,14 +50,10 @@ class TestARLMLoss(BaseLossTests):
         return ARLMSeq2SeqCollator(simple_tokenizer, 6, **LAYOUT)(EXAMPLES)
 
 
-class TestDefaultARLMCollator(BaseCollatorTests):
+class TestDefaultARLMCollator(CollatorTests):
     @pytest.fixture
     def collator(self, simple_tokenizer, block_size):
         return DefaultARLMCollator(simple_tokenizer, block_size)
-
-    @pytest.fixture
-    def raw_examples(self):
-        return EXAMPLES
 
 
 class TestARLMPredictor(BasePredictorTests):

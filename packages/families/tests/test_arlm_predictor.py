@@ -1,5 +1,6 @@
 import pytest
 import torch
+from family_tools import BOS, CLS, EOS, MASK, PAD, SEP, TOKENIZER, UNK
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -9,10 +10,6 @@ from pellucid.families.arlm import (
     ARLMSeq2SeqPredCollator,
     RotaryTransformerARLMModel,
 )
-from pellucid.xlm.datamodule import SimpleSpaceTokenizer
-
-PAD, CLS, MASK, EOS, BOS, SEP, UNK = range(7)
-TOKENIZER = SimpleSpaceTokenizer.for_numbers(12)
 
 
 def generator(seed=0):

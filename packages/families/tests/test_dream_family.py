@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from family_tools import CollatorTests, forward_of
 from torch.testing import assert_close
 
 from pellucid.core import RequirementError
@@ -26,7 +27,6 @@ from pellucid.xlm.datamodule import SimpleSpaceTokenizer
 from pellucid.xlm.sampling import block_numbers
 from pellucid.xlm.testing import (
     EXAMPLES,
-    BaseCollatorTests,
     BaseLossTests,
     BaseModelTests,
     BasePredictorTests,
@@ -61,14 +61,7 @@ class TestDreamModel(BaseModelTests):
 
     @pytest.fixture
     def run_forward(self, model, simple_tokenizer):
-        def run(batch_size=2, seq_len=16, partial_mask=False):
-            ids = torch.randint(7, len(simple_tokenizer), (batch_size, seq_len))
-            mask = torch.ones(batch_size, seq_len, dtype=torch.bool)
-            if partial_mask:
-                mask[:, -4:] = False
-            return model(ids, mask)
-
-        return run
+        return forward_of(model, simple_tokenizer)
 
 
 class TestTheLossOfOthers(BaseLossTests):
@@ -81,14 +74,10 @@ class TestTheLossOfOthers(BaseLossTests):
         return MLMSeq2SeqTrainCollator(simple_tokenizer, 6, input_block_size=8)(EXAMPLES)
 
 
-class TestDreamPredCollator(BaseCollatorTests):
+class TestDreamPredCollator(CollatorTests):
     @pytest.fixture
     def collator(self, simple_tokenizer):
         return DreamPredCollator(simple_tokenizer, 6, input_block_size=8)
-
-    @pytest.fixture
-    def raw_examples(self):
-        return EXAMPLES
 
     def test_other_fields_are_handed_on(self, simple_tokenizer, raw_examples):
         """Such as what an evaluator needs."""

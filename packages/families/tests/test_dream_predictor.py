@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from family_tools import BOS, CLS, MASK, PAD, SEP, TOKENIZER, UNK
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
@@ -16,11 +17,8 @@ from pellucid.families.dream import (
 )
 from pellucid.families.dream._blocks import block_causal_mask
 from pellucid.families.mlm import MLMPredictor, RotaryTransformerMLMModel
-from pellucid.xlm.datamodule import SimpleSpaceTokenizer
 from pellucid.xlm.sampling import Texts, block_numbers
 
-PAD, CLS, MASK, EOS, BOS, SEP, UNK = range(7)
-TOKENIZER = SimpleSpaceTokenizer.for_numbers(12)
 FORBIDDEN = torch.tensor([CLS, MASK, BOS, SEP, UNK])
 
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from family_tools import BOS, EOS, IDS, MASK, PAD, TOKENIZER
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,11 +11,8 @@ from pellucid.families.flexmdm import (
     FlexMDMTrainCollator,
     print_batch_flexmdm,
 )
-from pellucid.xlm.datamodule import DefaultEmptyDataset, SimpleSpaceTokenizer
+from pellucid.xlm.datamodule import DefaultEmptyDataset
 
-PAD, CLS, MASK, EOS, BOS, SEP, UNK = range(7)
-TOKENIZER = SimpleSpaceTokenizer.for_numbers(12)
-IDS = st.lists(st.integers(7, 18), max_size=5)
 SETTINGS = {"input_block_size": 6, "add_bos": "output"}
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from family_tools import CollatorTests, forward_of
 from torch import nn
 
 from pellucid.core import ArgumentError, UnknownNameError
@@ -18,7 +19,7 @@ from pellucid.families.flexmdm import (
 )
 from pellucid.xlm.datamodule import SimpleSpaceTokenizer
 from pellucid.xlm.testing import (
-    BaseCollatorTests,
+    EXAMPLES,
     BaseLossTests,
     BaseModelTests,
     BasePredictorTests,
@@ -26,11 +27,6 @@ from pellucid.xlm.testing import (
     FamilyParts,
 )
 
-EXAMPLES = [
-    {"prompt_ids": [10, 11, 12], "input_ids": [20, 21]},
-    {"prompt_ids": [13], "input_ids": [22, 23, 24]},
-    {"prompt_ids": [14, 15, 16, 17], "input_ids": [25]},
-]
 WAYS = {
     "tau-leaping": {},
     "tau-leaping, surest first": {"confidence": "top_prob"},
@@ -46,14 +42,9 @@ class TestFlexMDMModel(BaseModelTests):
 
     @pytest.fixture
     def run_forward(self, model, simple_tokenizer):
-        def run(batch_size=2, seq_len=16, partial_mask=False):
-            ids = torch.randint(7, len(simple_tokenizer), (batch_size, seq_len))
-            mask = torch.ones(batch_size, seq_len, dtype=torch.bool)
-            if partial_mask:
-                mask[:, -4:] = False
-            return model(ids, torch.rand(batch_size), mask)[0]
-
-        return run
+        return forward_of(
+            lambda ids, mask: model(ids, torch.rand(len(ids)), mask)[0], simple_tokenizer
+        )
 
 
 class TestFlexMDMLoss(BaseLossTests):
@@ -67,14 +58,10 @@ class TestFlexMDMLoss(BaseLossTests):
         return FlexMDMTrainCollator(simple_tokenizer, 6, input_block_size=8)(EXAMPLES)
 
 
-class TestFlexMDMTrainCollator(BaseCollatorTests):
+class TestFlexMDMTrainCollator(CollatorTests):
     @pytest.fixture
     def collator(self, simple_tokenizer, block_size):
         return FlexMDMTrainCollator(simple_tokenizer, block_size)
-
-    @pytest.fixture
-    def raw_examples(self):
-        return EXAMPLES
 
 
 class TestFlexMDMPredictor(BasePredictorTests):

@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+from family_tools import BOS, CLS, IDS, PAD, TOKENIZER, seeded
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,16 +15,6 @@ from pellucid.families.ilm import (
     ILMSeq2SeqPredCollator,
     print_batch_ilm,
 )
-from pellucid.xlm.datamodule import SimpleSpaceTokenizer
-
-PAD, CLS, MASK, EOS, BOS, SEP, UNK = range(7)
-TOKENIZER = SimpleSpaceTokenizer.for_numbers(12)
-IDS = st.lists(st.integers(7, 18), max_size=5)
-
-
-def seeded(collator, seed=0):
-    collator.generator = torch.Generator().manual_seed(seed)
-    return collator
 
 
 def put_back(batch, row):

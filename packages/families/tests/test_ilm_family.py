@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from family_tools import CollatorTests, forward_of
 
 from pellucid.families.ilm import (
     DefaultILMCollator,
@@ -17,19 +18,13 @@ from pellucid.families.ilm import (
 )
 from pellucid.xlm.datamodule import SimpleSpaceTokenizer
 from pellucid.xlm.testing import (
-    BaseCollatorTests,
+    EXAMPLES,
     BaseLossTests,
     BaseModelTests,
     BasePredictorTests,
     FamilyContract,
     FamilyParts,
 )
-
-EXAMPLES = [
-    {"prompt_ids": [10, 11, 12], "input_ids": [20, 21]},
-    {"prompt_ids": [13], "input_ids": [22, 23, 24]},
-    {"prompt_ids": [14, 15, 16, 17], "input_ids": [25]},
-]
 
 
 def count_to_nine(*shape, **settings):
@@ -67,14 +62,7 @@ class TestILMModel(BaseModelTests):
 
     @pytest.fixture
     def run_forward(self, model, simple_tokenizer):
-        def run(batch_size=2, seq_len=16, partial_mask=False):
-            ids = torch.randint(7, len(simple_tokenizer), (batch_size, seq_len))
-            mask = torch.ones(batch_size, seq_len, dtype=torch.bool)
-            if partial_mask:
-                mask[:, -4:] = False
-            return model(ids, mask)[0]
-
-        return run
+        return forward_of(lambda ids, mask: model(ids, mask)[0], simple_tokenizer)
 
 
 class TestILMLoss(BaseLossTests):
@@ -88,14 +76,10 @@ class TestILMLoss(BaseLossTests):
         return ILMSeq2SeqCollator(simple_tokenizer, 6, input_block_size=8)(EXAMPLES)
 
 
-class TestDefaultILMCollator(BaseCollatorTests):
+class TestDefaultILMCollator(CollatorTests):
     @pytest.fixture(params=["block", "max"])
     def collator(self, request, simple_tokenizer, block_size):
         return DefaultILMCollator(simple_tokenizer, block_size, truncate=request.param)
-
-    @pytest.fixture
-    def raw_examples(self):
-        return EXAMPLES
 
 
 class TestILMPredictor(BasePredictorTests):

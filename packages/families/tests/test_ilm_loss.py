@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+from family_tools import BOS, CLS, EOS, MASK, SEP, UNK
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
@@ -17,8 +18,6 @@ from pellucid.families.ilm import (
 )
 from pellucid.families.ilm._insertion import mean_insertion_nats
 from pellucid.xlm.datamodule import SimpleSpaceTokenizer
-
-PAD, CLS, MASK, EOS, BOS, SEP, UNK = range(7)
 
 
 def stirred(model):

@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+from family_tools import BOS, CLS, PAD, TOKENIZER
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,8 +22,6 @@ from pellucid.families.ilm._growing import Growing
 from pellucid.xlm.datamodule import SimpleSpaceTokenizer
 from pellucid.xlm.modules import TokenConstraints
 
-PAD, CLS, MASK, EOS, BOS, SEP, UNK = range(7)
-TOKENIZER = SimpleSpaceTokenizer.for_numbers(12)
 SPECIAL = torch.arange(7)
 N_CLASSES = 8
 

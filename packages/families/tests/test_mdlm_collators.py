@@ -1,5 +1,6 @@
 import pytest
 import torch
+from family_tools import BOS, EOS, IDS, MASK, PAD, TOKENIZER, seeded, unmasked
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,30 +13,10 @@ from pellucid.families.mdlm import (
     MDLMSeq2SeqTrainCollator,
     print_batch_mdlm,
 )
-from pellucid.xlm.datamodule import SimpleSpaceTokenizer
 from pellucid.xlm.noise import ContinuousTimeCosine, ContinuousTimeLogLinear
 
-PAD, CLS, MASK, EOS, BOS, SEP, UNK = range(7)
-TOKENIZER = SimpleSpaceTokenizer.for_numbers(12)
-IDS = st.lists(st.integers(7, 18), max_size=5)
 NOISINGS = st.sampled_from(["number", "each"])
 SETTINGS = {"input_block_size": 6}
-
-
-def seeded(collator, seed=0):
-    collator.generator = torch.Generator().manual_seed(seed)
-    return collator
-
-
-def clean(batch):
-    """Return the texts without masks, and check that masks are where something is asked."""
-    ids, targets = batch["input_ids"], batch["target_ids"]
-    is_eligible = targets != -100
-    assert torch.equal(batch["fixed_positions_mask"], ~is_eligible)
-    is_masked = ids == MASK
-    assert not (is_masked & ~is_eligible).any()
-    assert torch.equal(ids[~is_masked & is_eligible], targets[~is_masked & is_eligible])
-    return torch.where(is_masked, targets, ids)
 
 
 @given(rows=st.lists(IDS, min_size=1, max_size=4), on_padding=st.booleans(), noising=NOISINGS)
@@ -45,7 +26,7 @@ def test_a_text_is_masked_and_else_as_it_was(rows, on_padding, noising):
     for row, ids in enumerate(rows):
         full = [BOS, *ids, EOS]
         n_pads = 7 - len(full)
-        assert clean(batch)[row].tolist() == full + [PAD] * n_pads
+        assert unmasked(batch)[row].tolist() == full + [PAD] * n_pads
         assert batch["attention_mask"][row].tolist() == [True] * len(full) + [on_padding] * n_pads
         assert (batch["target_ids"][row] != -100).sum() == (6 if on_padding else len(full) - 1)
         assert batch["target_ids"][row, 0] == -100
@@ -64,7 +45,7 @@ def test_a_suffix_follows_its_prompt_and_alone_is_masked(prompts, suffix, on_pad
         full = [*prompt, BOS, *suffix, EOS]
         start = len(prompt) + 1
         end = start + 5 if on_padding else len(full)
-        assert clean(batch)[row].tolist() == full + [PAD] * (11 - len(full))
+        assert unmasked(batch)[row].tolist() == full + [PAD] * (11 - len(full))
         columns = torch.arange(11)
         is_suffix = (columns >= start) & (columns < end)
         assert torch.equal(batch["target_ids"][row] != -100, is_suffix)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from family_tools import CollatorTests, forward_of
 
 from pellucid.families.mdlm import (
     DefaultMDLMCollator,
@@ -15,7 +16,7 @@ from pellucid.families.mdlm import (
 from pellucid.xlm.datamodule import SimpleSpaceTokenizer
 from pellucid.xlm.noise import ContinuousTimeCosine, ContinuousTimeLogLinear
 from pellucid.xlm.testing import (
-    BaseCollatorTests,
+    EXAMPLES,
     BaseLossTests,
     BaseModelTests,
     BasePredictorTests,
@@ -23,11 +24,6 @@ from pellucid.xlm.testing import (
     FamilyParts,
 )
 
-EXAMPLES = [
-    {"prompt_ids": [10, 11, 12], "input_ids": [20, 21]},
-    {"prompt_ids": [13], "input_ids": [22, 23, 24]},
-    {"prompt_ids": [14, 15, 16, 17], "input_ids": [25]},
-]
 WAYS = {
     "ancestral": {"noise_schedule": ContinuousTimeLogLinear()},
     "surest first": {"confidence": "top_prob"},
@@ -45,14 +41,9 @@ class TestMDLMModel(BaseModelTests):
 
     @pytest.fixture
     def run_forward(self, model, simple_tokenizer):
-        def run(batch_size=2, seq_len=16, partial_mask=False):
-            ids = torch.randint(7, len(simple_tokenizer), (batch_size, seq_len))
-            mask = torch.ones(batch_size, seq_len, dtype=torch.bool)
-            if partial_mask:
-                mask[:, -4:] = False
-            return model(ids, torch.linspace(0.1, 2, batch_size), mask)
-
-        return run
+        return forward_of(
+            lambda ids, mask: model(ids, torch.linspace(0.1, 2, len(ids)), mask), simple_tokenizer
+        )
 
 
 class TestMDLMLoss(BaseLossTests):
@@ -66,16 +57,12 @@ class TestMDLMLoss(BaseLossTests):
         return MDLMSeq2SeqTrainCollator(simple_tokenizer, 6, input_block_size=8)(EXAMPLES)
 
 
-class TestDefaultMDLMCollator(BaseCollatorTests):
+class TestDefaultMDLMCollator(CollatorTests):
     @pytest.fixture(params=["number", "each"])
     def collator(self, request, simple_tokenizer, block_size, real_loglinear_schedule):
         return DefaultMDLMCollator(
             simple_tokenizer, block_size, real_loglinear_schedule, noising=request.param
         )
-
-    @pytest.fixture
-    def raw_examples(self):
-        return EXAMPLES
 
 
 class TestMDLMSeq2SeqTrainCollator(TestDefaultMDLMCollator):

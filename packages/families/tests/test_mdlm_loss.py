@@ -4,6 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from family_tools import BOS, EOS, MASK, PAD
 
 from pellucid.core import ArgumentError, UnknownNameError
 from pellucid.families.mdlm import (
@@ -15,8 +16,6 @@ from pellucid.families.mdlm import (
 )
 from pellucid.xlm.datamodule import SimpleSpaceTokenizer
 from pellucid.xlm.noise import ContinuousTimeCosine, ContinuousTimeLogLinear
-
-PAD, CLS, MASK, EOS, BOS, SEP, UNK = range(7)
 
 
 def shaken(model):

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from family_tools import BOS, EOS, MASK, PAD, UNK
 from torch import nn
 
 from pellucid.core import ArgumentError, RequirementError, UnknownNameError
@@ -21,7 +22,6 @@ from pellucid.xlm.noise import (
 )
 from pellucid.xlm.sampling import Remasking
 
-PAD, CLS, MASK, EOS, BOS, SEP, UNK = range(7)
 SCHEDULES = [
     ContinuousTimeLogLinear(),
     ContinuousTimeCosine(),

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from family_tools import CollatorTests, forward_of
 
 from pellucid.families.mlm import (
     DefaultMLMCollator,
@@ -16,7 +17,6 @@ from pellucid.xlm.datamodule import SimpleSpaceTokenizer
 from pellucid.xlm.sampling import Remasking
 from pellucid.xlm.testing import (
     EXAMPLES,
-    BaseCollatorTests,
     BaseLossTests,
     BaseModelTests,
     BasePredictorTests,
@@ -39,14 +39,7 @@ class TestMLMModel(BaseModelTests):
 
     @pytest.fixture
     def run_forward(self, model, simple_tokenizer):
-        def run(batch_size=2, seq_len=16, partial_mask=False):
-            ids = torch.randint(7, len(simple_tokenizer), (batch_size, seq_len))
-            mask = torch.ones(batch_size, seq_len, dtype=torch.bool)
-            if partial_mask:
-                mask[:, -4:] = False
-            return model(ids, mask)
-
-        return run
+        return forward_of(model, simple_tokenizer)
 
 
 class TestMLMLoss(BaseLossTests):
@@ -60,14 +53,10 @@ class TestMLMLoss(BaseLossTests):
         return MLMSeq2SeqTrainCollator(simple_tokenizer, 6, input_block_size=8)(EXAMPLES)
 
 
-class TestDefaultMLMCollator(BaseCollatorTests):
+class TestDefaultMLMCollator(CollatorTests):
     @pytest.fixture
     def collator(self, simple_tokenizer, block_size):
         return DefaultMLMCollator(simple_tokenizer, block_size)
-
-    @pytest.fixture
-    def raw_examples(self):
-        return EXAMPLES
 
 
 class TestMLMPredictor(BasePredictorTests):

@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+from family_tools import BOS, EOS, MASK, PAD
 from torch.nn import functional
 
 from pellucid.core import ArgumentError
@@ -13,8 +14,6 @@ from pellucid.families.mlm import (
     PackedMLMCollator,
 )
 from pellucid.xlm.datamodule import pack_sequences
-
-PAD, CLS, MASK, EOS, BOS, SEP, UNK = range(7)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from family_tools import BOS, CLS, EOS, MASK, SEP, TOKENIZER, UNK
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -10,11 +11,8 @@ from pellucid.families.mlm import (
     MLMSeq2SeqPredCollator,
     RotaryTransformerMLMModel,
 )
-from pellucid.xlm.datamodule import SimpleSpaceTokenizer
 from pellucid.xlm.sampling import DOUBTS, Remasking
 
-PAD, CLS, MASK, EOS, BOS, SEP, UNK = range(7)
-TOKENIZER = SimpleSpaceTokenizer.for_numbers(12)
 FORBIDDEN = torch.tensor([CLS, MASK, BOS, SEP, UNK])
 
 

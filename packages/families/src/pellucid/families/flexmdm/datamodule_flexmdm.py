@@ -13,6 +13,7 @@ from pellucid.families.flexmdm.types_flexmdm import FlexMDMBatch, FlexMDMPredict
 from pellucid.xlm.contracts import IGNORED, Collator
 from pellucid.xlm.datamodule import (
     PromptLayout,
+    Ragged,
     TextLayout,
     check_special_tokens,
     is_token_mask,
@@ -74,21 +75,23 @@ class _FlexMDMCollator(Collator):
             truncate=truncate,
         )
 
-    def _read_prompts(self, examples: Sequence[Mapping[str, Any]]) -> list[Sequence[int]]:
+    def _read_prompts(self, examples: Sequence[Mapping[str, Any]]) -> Sequence[Sequence[int]]:
         """Return the prompts, empty ones for texts alone."""
         if not self.input_block_size:
             return [[] for _ in examples]
         return read_rows(examples, self._fields[0])
 
-    def _read_texts(self, examples: Sequence[Mapping[str, Any]]) -> list[Sequence[int]]:
+    def _read_texts(self, examples: Sequence[Mapping[str, Any]]) -> Sequence[Sequence[int]]:
         """Return the texts; those that have no prompt are cut to their block.
 
         Raises:
             ArgumentError: What follows a prompt does not fit into its block.
         """
-        rows = read_rows(examples, self._fields[1], "input_ids")
-        longest = max(map(len, rows))
-        if longest > self._room and self.input_block_size:
+        rows = Ragged.of(read_rows(examples, self._fields[1], "input_ids"))
+        longest = rows.longest
+        if longest <= self._room:
+            return rows
+        if self.input_block_size:
             message = (
                 f"a suffix has {longest + 1} tokens, EOS included, and does not fit into "
                 f"block_size={self.block_size!r}; raise it"
@@ -111,11 +114,11 @@ class FlexMDMTrainCollator(_FlexMDMCollator):
         """
         prompts = self._prompts.end(self._read_prompts(examples))
         texts = with_ends(self._read_texts(examples), after=self.tokenizer.eos_token_id)
-        rows = [[*one, *other] for one, other in zip(prompts, texts, strict=True)]
-        width = self._width if self._prompts.truncate == "block" else max(map(len, rows))
+        rows = prompts.followed_by(texts)
+        width = self._width if self._prompts.truncate == "block" else rows.longest
         ids, lengths = pad_rows(rows, width, pad=self.tokenizer.pad_token_id)
         is_token = is_token_mask(lengths, width)
-        starts = torch.tensor([len(prompt) for prompt in prompts])[:, None]
+        starts = torch.from_numpy(prompts.lengths)[:, None]
         fixed = (torch.arange(width) < starts) | ~is_token
         stays = fixed | (ids == self.tokenizer.eos_token_id)
         batch: FlexMDMBatch = {
@@ -170,7 +173,7 @@ class FlexMDMInfillPredCollator(_FlexMDMCollator):
     def _lay_out(self, rows: Sequence[Sequence[int]]) -> dict[str, Tensor]:
         bos = None if self._prompts.add_bos is None else self.tokenizer.bos_token_id
         ended = with_ends(rows, before=bos, after=self.tokenizer.eos_token_id)
-        longest = max(map(len, ended))
+        longest = ended.longest
         if longest > self._width:
             message = (
                 f"a text has {longest} tokens, special ones included, and does not fit into "

@@ -21,6 +21,7 @@ from pellucid.xlm.contracts import IGNORED, Collator
 from pellucid.xlm.datamodule import DefaultEmptyDataset as ILMEmptyDataset
 from pellucid.xlm.datamodule import (
     PromptLayout,
+    Ragged,
     TextLayout,
     check_special_tokens,
     pad_rows,
@@ -59,7 +60,8 @@ class _ILMCollator(Collator):
             is_token: False on padding.
             width: Of the batch; as narrow as it can be if None.
         """
-        bos_columns = torch.tensor([len(prompt) - 1 for prompt in prompts])
+        prompts = Ragged.of(prompts)
+        bos_columns = torch.from_numpy(prompts.lengths) - 1
         is_kept = is_token & ~self.choose_drops(is_token)
         if width is None:
             width = int((bos_columns + is_kept.sum(dim=1)).max()) + 1
@@ -137,13 +139,13 @@ class _Seq2SeqCollator(_ILMCollator):
         )
         self._suffixes = TextLayout(tokenizer=tokenizer, block_size=block_size, truncate=truncate)
 
-    def _read_prompts(self, examples: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+    def _read_prompts(self, examples: Sequence[Mapping[str, Any]]) -> Ragged:
         """Return prompts with CLS before them."""
         return with_ends(read_rows(examples, "prompt_ids"), before=self.tokenizer.cls_token_id)
 
-    def _read_suffixes(self, examples: Sequence[Mapping[str, Any]]) -> list[Sequence[int]]:
-        rows = read_rows(examples, "target_ids", "input_ids")
-        longest = max(map(len, rows))
+    def _read_suffixes(self, examples: Sequence[Mapping[str, Any]]) -> Ragged:
+        rows = Ragged.of(read_rows(examples, "target_ids", "input_ids"))
+        longest = rows.longest
         if longest > self._suffixes.block_size:
             message = (
                 f"a suffix has {longest} tokens and does not fit into "
