@@ -4,7 +4,7 @@ from family_tools import BOS, EOS, PAD, TOKENIZER
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pellucid.core import ArgumentError
+from pellucid.core import ArgumentError, RequirementError
 from pellucid.families.arlm import (
     ARLMEmptyDataset,
     ARLMSeq2SeqCollator,
@@ -103,3 +103,22 @@ def test_bad_input_is_named(pairs):
         DefaultARLMCollator(TOKENIZER, 5)([])
     with pytest.raises(ArgumentError, match=r"holds \['text'\] and no 'input_ids'"):
         DefaultARLMCollator(TOKENIZER, 5)([{"text": "1 2"}])
+
+
+def test_only_the_special_tokens_that_are_put_in_are_needed(pairs):
+    class Endless:
+        pad_token_id, bos_token_id, eos_token_id = PAD, BOS, None
+
+    batch = ARLMSeq2SeqCollator(Endless(), 5, input_block_size=5, add_bos="output")(pairs)
+    assert torch.equal(batch["input_ids"][:, 4], torch.full((3,), BOS))
+    with pytest.raises(RequirementError, match="no special token for eos"):
+        DefaultARLMCollator(Endless(), 5, add_eos=True)
+
+    class Padded:
+        pad_token_id, bos_token_id, eos_token_id = PAD, None, None
+
+    assert "input_ids" in ARLMSeq2SeqCollator(Padded(), 5, input_block_size=5)(pairs)
+    with pytest.raises(RequirementError, match="no special token for bos"):
+        DefaultARLMCollator(Padded(), 5)
+    with pytest.raises(RequirementError, match="no special token for bos, eos"):
+        ARLMSeq2SeqPredCollator(Padded(), 5, input_block_size=5, add_bos="input", add_eos=True)

@@ -8,6 +8,8 @@ from pellucid.xlm.datamodule import (
     DatasetManager,
     DefaultCollatorWithPadding,
     DefaultEmptyDataset,
+    MaskedEmptyDataset,
+    MaskTexts,
     SimpleSpaceTokenizer,
     TextDataModule,
     UnconditionalGenerationDatasetManager,
@@ -179,3 +181,15 @@ def test_empty_prompts_are_found_by_number() -> None:
     assert list(prompts) == [prompts[0], prompts[1]] == [{"prompt_ids": [], "input_ids": []}] * 2
     with pytest.raises(IndexError):
         prompts[2]
+
+
+def test_texts_of_masks_begin_with_bos() -> None:
+    bos, mask = TOKENIZER.bos_token_id, TOKENIZER.mask_token_id
+    texts = MaskTexts(TOKENIZER, [3, 2])
+    assert [row["input_ids"] for row in texts] == [[bos, mask, mask], [bos, mask]]
+    assert texts[1] == {"input_ids": [bos, mask]}
+    with pytest.raises(IndexError):
+        texts[2]
+    assert list(MaskedEmptyDataset(TOKENIZER, 2, 3)) == [texts[0]] * 2
+    with pytest.raises(ArgumentError, match="max_length is 1; leave room"):
+        MaskedEmptyDataset(TOKENIZER, 2, 1)

@@ -418,6 +418,8 @@ def test_bad_input_is_named():
         TokenPolicy(top_k=2, top_p=0.5)
     with pytest.raises(ArgumentError, match="top_p is 0"):
         TokenPolicy(top_p=0.0)
+    with pytest.raises(UnknownNameError, match="sample_top_p"):
+        TokenPolicy.of_method("top_p", top=1, p=0.5)
     with pytest.raises(ArgumentError, match="budget is 0"):
         Remasking(budget=0)
     with pytest.raises(ArgumentError, match="below is 2"):
@@ -430,6 +432,16 @@ def test_bad_input_is_named():
         run(random_ids(0), rows=torch.tensor([1]))
     with pytest.raises(ArgumentError, match="exclude each other"):
         run(random_ids(0), stops=[StopAtToken(token_id=EOS)], remasking=Remasking())
+
+
+def test_a_method_reads_its_own_number_alone():
+    numbers = {"top": 3, "p": 0.5, "temperature": 0.7}
+    for method, read in (
+        ("sample", {}),
+        ("sample_top_k", {"top_k": 3}),
+        ("sample_top_p", {"top_p": 0.5}),
+    ):
+        assert TokenPolicy.of_method(method, **numbers) == TokenPolicy(temperature=0.7, **read)
 
 
 def test_even_shares_are_the_default():

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from pellucid.core import ArgumentError, RequirementError
-from pellucid.xlm.datamodule import PromptCollator, SimpleSpaceTokenizer
+from pellucid.xlm.datamodule import InfillCollator, PromptCollator, SimpleSpaceTokenizer
 from pellucid.xlm.sampling import FillingPredictor, FillOrder, StopAtToken, TokenPolicy
 
 PAD, CLS, MASK, EOS, BOS, SEP, UNK = range(7)
@@ -122,6 +122,16 @@ def test_prompts_are_collated() -> None:
     assert batch["fixed_positions_mask"].all()
     assert batch["level"] == [3, 4]
     assert (collator.block_size, collator.input_block_size) == (4, 3)
+
+
+def test_gaps_are_collated_as_they_are() -> None:
+    collator = InfillCollator(TOKENIZER, 4)
+    batch = collator([{"input_ids": [8, MASK]}, {"input_ids": [MASK, 9, MASK]}])
+    assert batch["input_ids"].tolist() == [[8, MASK, PAD, PAD], [MASK, 9, MASK, PAD]]
+    assert batch["attention_mask"].sum(dim=1).tolist() == [2, 3]
+    assert torch.equal(batch["fixed_positions_mask"], batch["input_ids"] != MASK)
+    with pytest.raises(ArgumentError, match="a text has 5 tokens and does not fit"):
+        collator([{"input_ids": [8] * 5}])
 
 
 def test_bad_input_is_named() -> None:

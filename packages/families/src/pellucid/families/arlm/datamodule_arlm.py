@@ -17,7 +17,7 @@ from pellucid.families.arlm.types_arlm import (
 )
 from pellucid.xlm.contracts import IGNORED, Collator
 from pellucid.xlm.datamodule import DefaultEmptyDataset as ARLMEmptyDataset
-from pellucid.xlm.datamodule import PromptLayout, TextLayout, read_rows
+from pellucid.xlm.datamodule import PromptLayout, TextLayout, check_special_tokens, read_rows
 from pellucid.xlm.datamodule import print_batch as print_batch_arlm
 
 
@@ -41,6 +41,7 @@ class DefaultARLMCollator(Collator):
         truncate: str | None = "block",
         add_eos: bool = False,
     ) -> None:
+        check_special_tokens(tokenizer, ("pad", "bos", "eos") if add_eos else ("pad", "bos"))
         self.tokenizer, self.block_size = tokenizer, block_size
         self.noise_schedule = noise_schedule
         self._texts = TextLayout(
@@ -66,9 +67,9 @@ class ARLMSeq2SeqPredCollator(Collator):
 
     Args:
         tokenizer: Whose special tokens are put in.
-        block_size: The most tokens that follow, EOS included.
-        input_block_size: The most tokens of a prompt, BOS included; a longer one is an error.
+        block_size: The most tokens that follow, EOS included; more are cut.
         noise_schedule: Not read.
+        input_block_size: The most tokens of a prompt, BOS included; a longer one is an error.
         add_bos: Put BOS before the prompt ("input"), after it ("output"), or nowhere (None).
         add_eos: End what follows with EOS.
         truncate: See `TextLayout`.
@@ -85,6 +86,8 @@ class ARLMSeq2SeqPredCollator(Collator):
         add_eos: bool = False,
         truncate: str | None = "block",
     ) -> None:
+        needed = {"pad": True, "bos": add_bos is not None, "eos": add_eos}
+        check_special_tokens(tokenizer, [role for role, is_needed in needed.items() if is_needed])
         self.tokenizer, self.noise_schedule = tokenizer, noise_schedule
         self.block_size, self.input_block_size = block_size, input_block_size
         self._prompts = PromptLayout(
