@@ -155,6 +155,10 @@ def test_bad_input_is_named(arlm_model, batch):
         predictor(arlm_model, max_length=6).predict(batch)
     with pytest.raises(ArgumentError, match="both None"):
         ARLMPredictor()
+    with pytest.raises(ArgumentError, match="max_steps is 0; give a positive number"):
+        ARLMPredictor(max_steps=0)
+    with pytest.raises(ArgumentError, match="max_length is -3; give a positive number"):
+        ARLMPredictor(max_length=-3)
     with pytest.raises(UnknownNameError, match="sample_top_k"):
         predictor(arlm_model, sampling_method="sample_topk")
     with pytest.raises(ArgumentError, match="top_k is 0"):

@@ -384,6 +384,9 @@ def test_bad_input_is_named(model, batch):
         predictor(model, leap="rounded")
     with pytest.raises(ArgumentError, match="confidence_temperature is 0"):
         predictor(model, confidence="entropy", confidence_temperature=0.0)
+    for eps in (-0.1, 1.0):
+        with pytest.raises(ArgumentError, match=f"eps is {eps}; give a share of the time"):
+            predictor(model, eps=eps)
     with pytest.raises(ArgumentError, match="exclude each other"):
         predictor(model, top_k=2, top_p=0.5)
     other = {"expectation": "distribution", "distribution": "expectation"}[model.len_predict_type]

@@ -70,6 +70,9 @@ class ARLMPredictor(PromptedPredictor[ARLMPredictionBatch, ARLMPredictionDict]):
         if max_steps is None and max_length is None:
             message = "max_steps and max_length are both None; say how long a text may get"
             raise ArgumentError(message)
+        for name, number in (("max_steps", max_steps), ("max_length", max_length)):
+            if number is not None and number < 1:
+                raise ArgumentError(f"{name} is {number!r}; give a positive number")
         self.max_steps, self.max_length = max_steps, max_length
         self.tokenizer, self.noise_schedule, self.model = tokenizer, noise_schedule, model
         self.use_cache, self.add_bos = use_cache, add_bos

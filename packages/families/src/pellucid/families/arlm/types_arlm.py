@@ -41,12 +41,16 @@ class ARLMPredictionBatch(TypedDict):
         attention_mask: False on padding.
         token_type_ids: The types of the prompt's tokens.
         target_ids: What should follow, with padding after it; absent if that is unknown.
+        row_ids: The number of each row in its dataset; see `RowStreams`.
+        row_seed: See `RowStreams`.
     """
 
     input_ids: Int64[Tensor, "batch pos"]
     attention_mask: Bool[Tensor, "batch pos"]
     token_type_ids: NotRequired[Int64[Tensor, "batch pos"]]
     target_ids: NotRequired[Int64[Tensor, "batch target_pos"]]
+    row_ids: NotRequired[Int64[Tensor, " batch"]]
+    row_seed: NotRequired[int]
 
 
 class ARLMLossDict(TypedDict):

@@ -61,9 +61,9 @@ class DreamModel(Model):
         if positions is None:
             places = torch.arange(x_t.shape[1], device=x_t.device).expand_as(x_t)
             positions = positions_of(shown).long() if shown.ndim == 2 else places
-        pairs = (
-            shown.bool() if shown.ndim == 3 else shown.bool()[:, None].expand(-1, len(x_t[0]), -1)
-        )
+        pairs = shown.bool()
+        if pairs.ndim == 2:
+            pairs = pairs[:, None].expand(-1, x_t.shape[1], -1)
         wanted = torch.ones_like(x_t, dtype=torch.bool) if where is None else where
         logits, _ = self._run(x_t, pairs, positions, where=wanted, cache=None, use_cache=False)
         return logits.reshape(*x_t.shape, -1) if where is None else logits

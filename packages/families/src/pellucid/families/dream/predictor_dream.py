@@ -70,6 +70,7 @@ class DreamPredictor(FillingPredictor[DreamPredictionBatch, DreamPredictionDict]
 
     Raises:
         ArgumentError: Settings contradict each other or are out of their range.
+        UnknownNameError: The attention or the confidence is unknown.
     """
 
     def __init__(

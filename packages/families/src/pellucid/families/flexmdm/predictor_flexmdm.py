@@ -119,6 +119,8 @@ class FlexMDMPredictor(PromptedPredictor[FlexMDMPredictionBatch, FlexMDMPredicti
         if confidence_temperature <= 0:
             message = f"confidence_temperature is {confidence_temperature!r}; give a number above 0"
             raise ArgumentError(message)
+        if not 0 <= eps < 1:
+            raise ArgumentError(f"eps is {eps!r}; give a share of the time, 0 or more and below 1")
         self.max_steps, self.max_new_tokens = max_steps, max_new_tokens
         self.tokenizer, self.model, self.noise_schedule = tokenizer, model, noise_schedule
         self.tokens = TokenPolicy(temperature=temperature, top_k=top_k, top_p=top_p)

@@ -42,6 +42,8 @@ class ILMPredictionBatch(TypedDict):
         target_ids: What should follow BOS, with padding after it.
         constraint: True after which nothing may be inserted, besides the prompt.
         oracle_length: The most tokens of each row, all of them counted, where that is known.
+        row_ids: The number of each row in its dataset; see `RowStreams`.
+        row_seed: See `RowStreams`.
     """
 
     input_ids: Int64[Tensor, "batch pos"]
@@ -50,6 +52,8 @@ class ILMPredictionBatch(TypedDict):
     target_ids: NotRequired[Int64[Tensor, "batch target_pos"] | None]
     constraint: NotRequired[Bool[Tensor, "batch pos"]]
     oracle_length: NotRequired[Int64[Tensor, " batch"]]
+    row_ids: NotRequired[Int64[Tensor, " batch"]]
+    row_seed: NotRequired[int]
 
 
 class ILMLossDict(TypedDict):

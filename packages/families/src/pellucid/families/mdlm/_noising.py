@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -27,6 +27,7 @@ class Noise:
     weight: Float[Tensor, " batch"]
 
 
+@runtime_checkable
 class Noising(Protocol):
     """Draws the noise of a batch."""
 

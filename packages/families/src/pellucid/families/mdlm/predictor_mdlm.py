@@ -64,6 +64,7 @@ class MDLMPredictor(FillingPredictor[MDLMPredictionBatch, MDLMPredictionDict]):
 
     Raises:
         ArgumentError: Settings contradict each other or are out of their range.
+        UnknownNameError: The confidence or the rule of the threshold is unknown.
     """
 
     def __init__(

@@ -186,8 +186,11 @@ class MLMSeq2SeqFullPredCollator(MLMSeq2SeqPredCollator):
             ArgumentError: A prompt or a suffix does not fit into its block.
         """
         batch = super().__call__(examples)
-        ends = {"input_ids": self.tokenizer.mask_token_id, "attention_mask": True}
-        ends["fixed_positions_mask"] = False
+        ends = {
+            "input_ids": self.tokenizer.mask_token_id,
+            "attention_mask": True,
+            "fixed_positions_mask": False,
+        }
         wider = {
             name: functional.pad(batch[name], (0, self._layout.block_size), value=value)
             for name, value in ends.items()

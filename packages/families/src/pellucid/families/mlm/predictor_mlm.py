@@ -52,6 +52,7 @@ class MLMPredictor(FillingPredictor[MLMPredictionBatch, MLMPredictionDict]):
 
     Raises:
         ArgumentError: Settings contradict each other or are out of their range.
+        UnknownNameError: The confidence or the rule of the threshold is unknown.
     """
 
     def __init__(
