@@ -83,8 +83,7 @@ class FlexMDMLoss(LossFunction[FlexMDMBatch, FlexMDMLossDict]):
         self._check()
         ids = batch["input_ids"]
         schedule = as_flexmdm_schedule(self.noise_schedule)
-        uniforms = stratified_uniforms(len(ids), generator=self.generator, device=ids.device)
-        t = (1 - self.eps) * uniforms
+        t = self._draw_times(len(ids), ids.device)
         noised = add_noise(batch, t, schedule, tokenizer=self.tokenizer, generator=self.generator)
         unmask, insertion = self._nats(noised, t)
         masked = self._weighted(unmask, schedule.unmasking_noise_schedule, t, noised.is_mask)
@@ -122,6 +121,11 @@ class FlexMDMLoss(LossFunction[FlexMDMBatch, FlexMDMLossDict]):
                 generator=generator,
             )
         return NLLBound(nats.float(), noisable(batch, self.tokenizer).sum(dim=1))
+
+    def _draw_times(self, n_rows: int, device: torch.device) -> Float[Tensor, " batch"]:
+        """Draw a time for each row, spread over the rows, none of them next to 1."""
+        uniforms = stratified_uniforms(n_rows, generator=self.generator, device=device)
+        return (1 - self.eps) * uniforms
 
     def _nats(
         self, noised: Noised, t: Float[Tensor, " batch"]
