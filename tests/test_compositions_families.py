@@ -154,7 +154,7 @@ def test_the_lens_follows_a_text_that_grows() -> None:
         learning = torch.optim.Adam(net.parameters(), lr=1e-2)
         texts = [TOKENIZER.encode(text) for text in COUNTING]
         rows = [{"prompt_ids": text[:2], "input_ids": text[2:5]} for text in texts]
-        for _ in range(100):
+        for _ in range(80):
             learning.zero_grad()
             loss(collator(rows * 2))["loss"].backward()
             learning.step()
@@ -163,7 +163,7 @@ def test_the_lens_follows_a_text_that_grows() -> None:
     )
     said: list[list[str]] = []
     passes = trace_lens(TransformerBridge(net), lambda: said.append(predictor.generate(["3 4"])))
-    assert said == [["3 4 5 6 7"]]
+    assert said == [["5 6 7"]]
     assert len(passes) == 4
     for lens, later in itertools.pairwise(passes):
         before, after = lens.input_ids[0].tolist(), later.input_ids[0].tolist()

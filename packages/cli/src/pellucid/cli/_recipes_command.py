@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pellucid.cli import _options as options
 from pellucid.cli._waiting import abortable, waiting
 
 recipes_app = typer.Typer(
@@ -17,10 +18,6 @@ recipes_app = typer.Typer(
         "--template 'What colour is the sky? {{OPTIMIZED_TRIGGER}}' --target 'The sky is green.'"
     ),
 )
-
-_WHAT = "What to optimise"
-_BESIDE = "Models beside the target"
-_RUN = "The run"
 
 
 def show_list(context: Any) -> None:
@@ -69,91 +66,21 @@ def run(
         str | None, typer.Argument(help="The recipe, as `pellucid recipes` lists it.")
     ] = None,
     *,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            help="A YAML file with the fields of a RecipeConfig; options given beside it win.",
-            rich_help_panel=_RUN,
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            show_default="zoo:tiny-chat",
-            help="zoo:NAME, a directory, a name on the Hugging Face hub, hf-encoder:NAME, or "
-            "litellm:PROVIDER/NAME.",
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
-    base_url: Annotated[
-        str | None,
-        typer.Option(
-            help="Address of an OpenAI-compatible server; with litellm: only.",
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
-    template: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A prompt with {{OPTIMIZED_TRIGGER}} where the trigger shall stand. "
-            "Give it several times for one trigger that works in all of them.",
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
-    target: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="What the model shall answer, or the text whose vector an encoder's shall "
-            "approach: once for each template, in the same order.",
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
-    proxy_model: Annotated[
-        str | None, typer.Option(help="A model as above.", rich_help_panel=_BESIDE)
-    ] = None,
-    draft_model: Annotated[
-        str | None, typer.Option(help="A model as above.", rich_help_panel=_BESIDE)
-    ] = None,
-    util_lm: Annotated[
-        str | None, typer.Option(help="A model as above.", rich_help_panel=_BESIDE)
-    ] = None,
-    judge: Annotated[
-        str | None, typer.Option(help="A model as above.", rich_help_panel=_BESIDE)
-    ] = None,
-    teacher_model: Annotated[
-        str | None, typer.Option(help="A model as above.", rich_help_panel=_BESIDE)
-    ] = None,
-    initial_trigger: Annotated[
-        str | None,
-        typer.Option(show_default="the recipe's", help="Where to start.", rich_help_panel=_RUN),
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(show_default="0", help="Makes the run repeatable.", rich_help_panel=_RUN),
-    ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(
-            show_default="the recipe's", help="Steps to make at most.", rich_help_panel=_RUN
-        ),
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE",
-            help="A setting of the optimizer in place of the recipe's; may be given several times.",
-            rich_help_panel=_RUN,
-        ),
-    ] = None,
-    out: Annotated[
-        Path,
-        typer.Option(
-            help="Directory of a table of results. A run that is in it is not made again; one "
-            "that was cut short goes on, bit for bit.",
-            rich_help_panel=_RUN,
-        ),
-    ] = Path("runs/recipes"),
+    config: options.RecipeConfigFile = None,
+    model: options.RecipeModel = None,
+    base_url: options.BaseURL = None,
+    template: options.RecipeTemplates = None,
+    target: options.RecipeTargets = None,
+    proxy_model: options.ModelBeside = None,
+    draft_model: options.ModelBeside = None,
+    util_lm: options.ModelBeside = None,
+    judge: options.ModelBeside = None,
+    teacher_model: options.ModelBeside = None,
+    initial_trigger: options.RecipeTrigger = None,
+    seed: options.RecipeSeed = None,
+    steps: options.RecipeSteps = None,
+    settings: options.RecipeSettings = None,
+    out: options.Table = Path("runs/recipes"),
 ) -> None:
     """Run a published method against a model, and add the result to a table.
 
@@ -174,11 +101,11 @@ def run(
         "seed": seed,
         "num_steps": steps,
     }
-    options = {key: held for key, held in given.items() if held is not None}
+    chosen = {key: held for key, held in given.items() if held is not None}
     with abortable():
         with waiting("loading the model"):
             from pellucid.cli import _recipes  # noqa: PLC0415
 
-            asked = _recipes.read_request(config, options, settings or [])
+            asked = _recipes.read_request(config, chosen, settings or [])
         code = _recipes.run_and_show(asked, out)
     raise typer.Exit(code)

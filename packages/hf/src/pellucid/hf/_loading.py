@@ -142,8 +142,15 @@ def check_vocabulary(model: Any, tokenizer: Any) -> None:
 
     Raises:
         ArgumentError: If the tokenizer has ids beyond the embedding table.
+        RequirementError: (a TypeError) If that table is kept elsewhere until the model runs.
     """
-    n_rows = model.get_input_embeddings().weight.shape[0]
+    table = model.get_input_embeddings().weight
+    if table.device.type == "meta":
+        raise RequirementError(
+            f"the embedding table of {type(model).__name__} is offloaded, and triggers are given "
+            "as its rows. Place it on a device in device_map; what comes after it may be offloaded."
+        )
+    n_rows = table.shape[0]
     if len(tokenizer) > n_rows:
         raise ArgumentError(
             f"the tokenizer has {len(tokenizer)} ids, the model embeds {n_rows}: they do not "

@@ -94,7 +94,7 @@ def run_probe(model: Any) -> Tensor:
 
 def probe_inputs(model: Any) -> dict[str, Any]:
     """Return the smallest inputs that a model runs on."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
     # Who has no configuration has tables all the same.
     tables = [m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)]
