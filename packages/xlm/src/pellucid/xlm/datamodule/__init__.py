@@ -60,7 +60,6 @@ from pellucid.xlm.datamodule._other_managers import (
 )
 from pellucid.xlm.datamodule._packing import pack_sequences
 from pellucid.xlm.datamodule._padding import (
-    flatten_rows,
     is_token_mask,
     pad_rows,
     pad_truncate_list,
@@ -68,6 +67,7 @@ from pellucid.xlm.datamodule._padding import (
 from pellucid.xlm.datamodule._plan import BatchPlan
 from pellucid.xlm.datamodule._printing import print_batch
 from pellucid.xlm.datamodule._prompt_collator import PromptCollator
+from pellucid.xlm.datamodule._ragged import Ragged, flatten_rows
 from pellucid.xlm.datamodule._rows import BlockRows, ForwardRows, RowSource
 from pellucid.xlm.datamodule._table import Column, Table
 
@@ -96,6 +96,7 @@ __all__ = [
     "MaskedEmptyDataset",
     "PromptCollator",
     "PromptLayout",
+    "Ragged",
     "RowSource",
     "Seq2SeqCollatorInput",
     "SimpleSpaceTokenizer",

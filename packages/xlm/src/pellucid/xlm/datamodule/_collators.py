@@ -1,7 +1,7 @@
 """Collators that belong to no family: stack, pad to the block, pad to the longest row."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -9,6 +9,8 @@ from pellucid.core import ArgumentError, RequirementError
 from pellucid.xlm.contracts import Collator
 from pellucid.xlm.datamodule._examples import BaseBatch
 from pellucid.xlm.datamodule._padding import is_token_mask, pad_rows
+from pellucid.xlm.datamodule._ragged import Ragged
+from pellucid.xlm.datamodule._table import Selection
 
 PADDING_TYPE = 2
 """The token type of padding."""
@@ -37,16 +39,18 @@ class DefaultCollator(Collator):
             ArgumentError: A row has another length than the block, or than the first row.
         """
         rows = _rows(examples)
-        width = len(rows[0]) if self.block_size is None else self.block_size
-        for row, ids in enumerate(rows):
-            if len(ids) != width:
-                raise ArgumentError(
-                    f"row {row} has {len(ids)} tokens and should have {width}; pack the data "
-                    "(pack_sequences), or use DefaultCollatorWithPadding"
-                )
+        lengths = rows.lengths
+        width = int(lengths[0]) if self.block_size is None else self.block_size
+        others = (lengths != width).nonzero()[0]
+        if len(others):
+            row = int(others[0])
+            raise ArgumentError(
+                f"row {row} has {lengths[row]} tokens and should have {width}; pack the data "
+                "(pack_sequences), or use DefaultCollatorWithPadding"
+            )
         return self._pad(rows, width)
 
-    def _pad(self, rows: list[Sequence[int]], width: int) -> BaseBatch:
+    def _pad(self, rows: Ragged, width: int) -> BaseBatch:
         pad = self.tokenizer.pad_token_id
         if pad is None:
             raise RequirementError(
@@ -81,12 +85,15 @@ class DefaultCollatorWithDynamicPadding(DefaultCollator):
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> BaseBatch:
         """Collate rows of any length."""
         rows = _rows(examples)
-        longest = max(map(len, rows))
+        longest = rows.longest
         width = longest if self.block_size is None else min(longest, self.block_size)
         return self._pad(rows, width)
 
 
-def _rows(examples: Sequence[Mapping[str, Any]]) -> list[Sequence[int]]:
+def _rows(examples: Sequence[Mapping[str, Any]]) -> Ragged:
+    held = examples.ids("input_ids") if isinstance(examples, Selection) else None
+    if held is not None:
+        return held
     if not examples:
         raise ArgumentError("there are no examples to collate; a batch has at least one row")
     for row, example in enumerate(examples):
@@ -95,4 +102,4 @@ def _rows(examples: Sequence[Mapping[str, Any]]) -> list[Sequence[int]]:
                 f"example {row} holds {sorted(example)!r} and no 'input_ids'; "
                 "preprocess the dataset into token ids"
             )
-    return [cast("Sequence[int]", example["input_ids"]) for example in examples]
+    return Ragged.of([example["input_ids"] for example in examples])

@@ -8,6 +8,7 @@ from pellucid.xlm._space_tokenizer import check_special_tokens
 from pellucid.xlm.contracts import Collator
 from pellucid.xlm.datamodule._layout import Rectangle, read_rows
 from pellucid.xlm.datamodule._padding import pad_with_mask
+from pellucid.xlm.datamodule._ragged import Ragged
 
 
 class InfillCollator(Collator):
@@ -47,7 +48,8 @@ class InfillCollator(Collator):
         Raises:
             ArgumentError: A row does not fit into the block.
         """
-        longest = max(map(len, rows))
+        rows = Ragged.of(rows)
+        longest = rows.longest
         if longest > self._width:
             message = (
                 f"a text has {longest} tokens and does not fit into "

@@ -1,5 +1,6 @@
 """Prompts and suffixes in one rectangle, for the training collators of any family."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from pellucid.core import ArgumentError
 from pellucid.xlm.datamodule._layout import PromptLayout, TextLayout, read_rows, with_ends
-from pellucid.xlm.datamodule._padding import is_token_mask, pad_rows
+from pellucid.xlm.datamodule._padding import pad_with_mask
+from pellucid.xlm.datamodule._ragged import Ragged
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +59,7 @@ class SuffixLayout:
     def __post_init__(self) -> None:
         _ = self.prompts, self.suffixes  # so that wrong settings are known now
 
-    @property
+    @functools.cached_property
     def prompts(self) -> PromptLayout:
         """How prompts alone are laid out."""
         return PromptLayout(
@@ -67,7 +69,7 @@ class SuffixLayout:
             truncate=self.truncate,
         )
 
-    @property
+    @functools.cached_property
     def suffixes(self) -> TextLayout:
         """How suffixes alone are laid out."""
         return TextLayout(
@@ -101,27 +103,23 @@ class SuffixLayout:
         """
         prompts = self.prompts.end(read_rows(examples, self.prompt_field))
         after = self.tokenizer.eos_token_id if self.add_eos else None
-        suffixes = with_ends(self.read_suffixes(examples), after=after)
-        rows = [[*one, *other] for one, other in zip(prompts, suffixes, strict=True)]
-        starts = torch.tensor([len(prompt) for prompt in prompts])[:, None]
+        rows = prompts.followed_by(with_ends(self.read_suffixes(examples), after=after))
         width = self.block_size + (
-            self.input_block_size if self.truncate == "block" else int(starts.max())
+            self.input_block_size if self.truncate == "block" else prompts.longest
         )
-        ids, lengths = pad_rows(rows, width, pad=self.tokenizer.pad_token_id)
-        columns = torch.arange(width)
-        is_suffix = (columns >= starts) & (columns < starts + self.block_size)
-        if not self.with_padding:
-            is_suffix &= is_token_mask(lengths, width)
-        return Joined(ids, is_suffix | (columns < starts), is_suffix)
+        ids, is_token = pad_with_mask(rows, width, pad=self.tokenizer.pad_token_id)
+        starts, columns = torch.from_numpy(prompts.lengths)[:, None], torch.arange(width)
+        is_shown = columns < starts + self.block_size if self.with_padding else is_token
+        return Joined(ids, is_shown, is_shown & (columns >= starts))
 
-    def read_suffixes(self, examples: Sequence[Mapping[str, Any]]) -> list[Sequence[int]]:
+    def read_suffixes(self, examples: Sequence[Mapping[str, Any]]) -> Ragged:
         """Return the suffixes of examples.
 
         Raises:
             ArgumentError: One does not fit into its block.
         """
-        rows = read_rows(examples, self.target_field, "input_ids")
-        longest = max(map(len, rows)) + self.add_eos
+        rows = Ragged.of(read_rows(examples, self.target_field, "input_ids"))
+        longest = rows.longest + self.add_eos
         if longest > self.block_size:
             message = (
                 f"a suffix has {longest} tokens, EOS included, and does not fit into "

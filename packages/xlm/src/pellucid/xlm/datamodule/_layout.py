@@ -9,6 +9,8 @@ from torch import Tensor
 
 from pellucid.core import ArgumentError
 from pellucid.xlm.datamodule._padding import pad_with_mask
+from pellucid.xlm.datamodule._ragged import Ragged
+from pellucid.xlm.datamodule._table import Selection
 
 Rectangle = tuple[Int64[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]
 """Token ids, and where they are no padding."""
@@ -44,7 +46,7 @@ class TextLayout:
             before=self.tokenizer.bos_token_id if self.add_bos else None,
             after=self.tokenizer.eos_token_id if self.add_eos else None,
         )
-        width = max(map(len, ended))
+        width = ended.longest
         if self.truncate is not None:
             width = self.block_size if self.truncate == "block" else min(width, self.block_size)
         return pad_with_mask(ended, width, pad=self.tokenizer.pad_token_id)
@@ -72,7 +74,7 @@ class PromptLayout:
         if self.add_bos not in (None, "input", "output"):
             raise ArgumentError(f"add_bos is {self.add_bos!r}; give 'input', 'output' or None")
 
-    def end(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    def end(self, prompts: Sequence[Sequence[int]]) -> Ragged:
         """Return the prompts with BOS where it belongs.
 
         Raises:
@@ -84,7 +86,7 @@ class PromptLayout:
             before=bos if self.add_bos == "input" else None,
             after=bos if self.add_bos == "output" else None,
         )
-        longest = max(map(len, rows))
+        longest = rows.longest
         if longest > self.block_size:
             raise ArgumentError(
                 f"a prompt has {longest} tokens, BOS included, and does not fit into "
@@ -99,25 +101,26 @@ class PromptLayout:
             ArgumentError: A prompt does not fit into its block.
         """
         rows = self.end(prompts)
-        width = self.block_size if self.truncate == "block" else max(map(len, rows))
+        width = self.block_size if self.truncate == "block" else rows.longest
         return pad_with_mask(rows, width, pad=self.tokenizer.pad_token_id, pad_side="left")
 
 
 def with_ends(
     rows: Sequence[Sequence[int]], *, before: int | None = None, after: int | None = None
-) -> list[list[int]]:
+) -> Ragged:
     """Put a token before and after each row."""
-    first = [] if before is None else [before]
-    last = [] if after is None else [after]
-    return [[*first, *row, *last] for row in rows]
+    return Ragged.of(rows).between(before, after)
 
 
-def read_rows(examples: Sequence[Mapping[str, Any]], *fields: str) -> list[Sequence[int]]:
+def read_rows(examples: Sequence[Mapping[str, Any]], *fields: str) -> Sequence[Sequence[int]]:
     """Return the first of some fields that each example has.
 
     Raises:
         ArgumentError: An example has none of them, or there are no examples.
     """
+    held = examples.ids(*fields) if isinstance(examples, Selection) else None
+    if held is not None:
+        return held
     if not examples:
         raise ArgumentError("there are no examples to collate; a batch has at least one row")
     field = next((name for name in fields if examples[0].get(name) is not None), None)

@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from pellucid.core import ArgumentError, CheckpointError
 from pellucid.xlm._addresses import seed_at
+from pellucid.xlm.contracts import Collator
 from pellucid.xlm.datamodule._plan import BatchPlan
-from pellucid.xlm.datamodule._rows import RowSource
+from pellucid.xlm.datamodule._rows import BlockRows, RowSource
+from pellucid.xlm.datamodule._table import Table
 
 _Address = tuple[int, int]
 
@@ -178,7 +180,7 @@ class _Batches(Dataset[Any]):
         self._source = source
         self._plan = plan
         self._with_row_ids = with_row_ids
-        self._collator = copy.copy(collator)
+        self._collator: Callable[[Any], Any] = copy.copy(collator)
         self._draws = hasattr(collator, "generator")
         if self._draws:
             # Made where it is used: a generator is not sent to workers.
@@ -192,7 +194,7 @@ class _Batches(Dataset[Any]):
         if plan.n_rows is None and plan.world_size > 1 and not self._has_step(number):
             return address, None
         numbers = plan.batch(epoch, number, self._order_of(epoch))
-        examples = self._source.rows(numbers)
+        examples = self._read(numbers)
         if not examples or (plan.drop_last and len(examples) < plan.batch_size):
             return address, None
         if self._draws:
@@ -207,6 +209,12 @@ class _Batches(Dataset[Any]):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_order": None}
+
+    def _read(self, numbers: np.ndarray) -> Sequence[dict[str, Any]]:
+        """Return rows: for the collators of families, where it can be, as columns."""
+        if isinstance(self._collator, Collator) and isinstance(self._source, (Table, BlockRows)):
+            return self._source.select(numbers)
+        return self._source.rows(numbers)
 
     def _has_step(self, number: int) -> bool:
         """Say whether rows of unknown number suffice for all ranks, which must end together."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from pellucid.core import ArgumentError
 from pellucid.xlm._preprocessing import Columns
-from pellucid.xlm.datamodule._padding import flatten_rows
+from pellucid.xlm.datamodule._ragged import flatten_rows
 
 
 def pack_sequences(

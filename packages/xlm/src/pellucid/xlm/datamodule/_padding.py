@@ -1,8 +1,6 @@
 """From rows of unequal length to a rectangle, without a Python loop over tokens."""
 
-import itertools
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import torch
@@ -10,15 +8,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from pellucid.core import ArgumentError
-
-Side = Literal["left", "right"]
-
-
-def flatten_rows(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the values of all rows end to end, and the length of each row, both int64."""
-    lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
-    flat = itertools.chain.from_iterable(rows)
-    return np.fromiter(flat, dtype=np.int64, count=int(lengths.sum())), lengths
+from pellucid.xlm.datamodule._ragged import Ragged, Side
 
 
 def pad_rows(
@@ -66,22 +56,9 @@ def _place(
     pad_side: Side,
     truncate_side: Side,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    flat, lengths = flatten_rows(rows)
-    longest = int(lengths.max(initial=0))
-    width = longest if width is None else width
-    kept = np.minimum(lengths, width)
-    columns = np.arange(width)
-    offset = (width - kept)[:, None] if pad_side == "left" else 0
-    is_token = columns >= offset if pad_side == "left" else columns < kept[:, None]
-    padded = np.full((len(rows), width), pad, dtype=np.int64)
-    if longest > width:
-        starts = np.cumsum(lengths) - lengths
-        if truncate_side == "left":
-            starts = starts + lengths - kept
-        flat = flat[((starts[:, None] + columns) - offset)[is_token]]
-    # What stands in the rectangle, row by row, is what stands in the rows, end to end.
-    padded[is_token] = flat
-    return padded, is_token, kept
+    ragged = Ragged.of(rows)
+    wide = ragged.longest if width is None else width
+    return ragged.place(wide, pad=pad, pad_side=pad_side, truncate_side=truncate_side)
 
 
 def is_token_mask(

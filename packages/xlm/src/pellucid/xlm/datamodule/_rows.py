@@ -54,6 +54,15 @@ class BlockRows:
             made += self._block(number).rows(within[numbers == number])
         return made
 
+    def select(self, indices: Sequence[int] | np.ndarray) -> Sequence[dict[str, Any]]:
+        """Return some rows, of which collators can read whole columns if one block has them all."""
+        wanted = np.asarray(indices, dtype=np.int64)
+        number = int(wanted[0]) // self._block_rows if len(wanted) else 0
+        within = wanted - number * self._block_rows
+        if not len(wanted) or within.min() < 0 or within.max() >= self._block_rows:
+            return self.rows(wanted)
+        return self._block(number).select(within)
+
     def _block(self, number: int) -> Table:
         if number not in self._held:
             while len(self._held) >= _HELD_BLOCKS:

@@ -1,16 +1,17 @@
 """Rows of a dataset, held as a few flat arrays: quick to select, to save, and to map from disk."""
 
+import functools
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 
 from pellucid.core import ArgumentError, CheckpointError
-from pellucid.xlm.datamodule._padding import flatten_rows
+from pellucid.xlm.datamodule._ragged import Piece, Ragged, flatten_rows
 
 _META = "table.json"
 _FORMAT = 1
@@ -45,6 +46,17 @@ class Column:
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    @functools.cached_property
+    def width(self) -> int | None:
+        """The length of every cell, where all have the same."""
+        lengths = np.diff(self.offsets)
+        return int(lengths[0]) if len(lengths) and (lengths == lengths[0]).all() else None
+
+    def ragged(self, rows: np.ndarray) -> Ragged:
+        """Return the cells of some rows, which are no copies; for lists of integers."""
+        starts = self.offsets[rows]
+        return Ragged([Piece(self.values, starts, self.offsets[rows + 1] - starts, self.width)])
 
     def cells(self, rows: np.ndarray) -> Iterator[Any]:
         """Yield the cells of some rows, as they were given."""
@@ -97,6 +109,10 @@ class Table:
         cells = [column.cells(wanted) for column in self.columns.values()]
         return [dict(zip(self.columns, row, strict=True)) for row in zip(*cells, strict=True)]
 
+    def select(self, indices: Sequence[int] | np.ndarray) -> "Selection":
+        """Return some rows, of which collators can read whole columns."""
+        return Selection(self, np.asarray(indices, dtype=np.int64))
+
     def to_columns(self) -> dict[str, list[Any]]:
         """Return all rows, a list for each column."""
         every = np.arange(len(self))
@@ -141,6 +157,43 @@ class Table:
                 "made anew"
             ) from error
         return table
+
+
+class Selection(Sequence[dict[str, Any]]):
+    """Rows of a table. They read as a list of dictionaries, which is made when it is asked for.
+
+    Args:
+        table: Whose rows.
+        indices: Which of them, int64, (batch).
+    """
+
+    def __init__(self, table: Table, indices: np.ndarray) -> None:
+        self._table = table
+        self._indices = indices
+
+    @functools.cached_property
+    def _rows(self) -> list[dict[str, Any]]:
+        return self._table.rows(self._indices)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
+
+    def __getitem__(self, index: int | slice) -> Any:
+        return self._rows[index]
+
+    def ids(self, *names: str) -> Ragged | None:
+        """Return the first column there is of some names; None if it holds no lists of integers."""
+        held = (self._table.columns[name] for name in names if name in self._table.columns)
+        column = next(held, None)
+        if column is None or column.kind != "ids":
+            return None
+        return column.ragged(self._indices)
 
 
 def _load_column(directory: Path, number: int, kind: Literal["ids", "json"]) -> Column:
