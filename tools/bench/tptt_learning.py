@@ -167,9 +167,10 @@ def page(rows: dict[str, dict[str, Any]], options: argparse.Namespace) -> str:
         "## The zoo's model, converted\n",
         f"The share of {PER_KIND} held-out questions of each kind that are answered exactly: by",
         f"the model as it is, converted, and trained. Adapters have rank {TRAINING['lora-rank']}",
-        f"on the projections of attention; at most {options.minutes:g} minutes and {options.steps}",
-        f"steps of {TRAINING['batch-size']} questions on one thread, so many minutes",
-        "of training. `kept` is the last of these rates to the first.\n",
+        f"on the projections of attention; training ends after {options.steps} steps of",
+        f"{TRAINING['batch-size']} questions, or {options.minutes:g} minutes on one thread, and",
+        "took the minutes in the last column. `kept` is the rate of the trained model to that of",
+        "the model as it is; for a share of 0, which is not trained, that of the converted one.\n",
         "| linear share | base | converted | trained | kept | goal | steps | minutes |",
         "|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
@@ -188,6 +189,13 @@ def page(rows: dict[str, dict[str, Any]], options: argparse.Namespace) -> str:
             rates = " | ".join(f"{row['accuracy']:.1%}" for row in found if row)
             again = "half" if renewed else "none"
             lines.append(f"| {pairs} | {again} | {rates} | {1 / tptt_recall.VALUES:.1%} |")
+    known = {
+        (rule, pairs, renewed): rows[f"recall {rule} {pairs} {renewed}"]["accuracy"]
+        for rule in tptt_recall.RULES
+        for pairs, renewed in tptt_recall.TASKS
+        if f"recall {rule} {pairs} {renewed}" in rows
+    }
+    lines += ["", *tptt_recall.compare(known)]
     return "\n".join(lines) + "\n"
 
 

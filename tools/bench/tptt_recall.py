@@ -36,13 +36,40 @@ def describe(steps: int) -> list[str]:
     rates = " and ".join(f"{rate:g}" for rate in RATES)
     return [
         "## Recall from scratch\n",
-        f"{LAYERS} layers of width {WIDTH}, one head of width {D_HEAD}, {KEYS} keys, {VALUES}",
-        f"values, {steps} steps of {BATCH} rows; the share of right values in 20 new batches, for",
-        f"the better of the learning rates {rates}. Where pairs are written again, half of the",
-        "keys get a second value, which counts. Linear attention with elu + 1 is that of the",
-        "literature; the sum of outer products has the delta rule's keys, of norm 1, and differs",
-        "from it in the update alone. `tools/bench/tptt_recall.py` names the papers.",
+        "A row lists pairs of a key and a value, then asks for the value of each key (MQAR, Arora",
+        f"et al., arXiv:2312.04927). {LAYERS} layers of width {WIDTH}, one head of width {D_HEAD},",
+        f"{KEYS} keys, {VALUES} values, {steps} steps of {BATCH} rows; the share of right values",
+        f"in 20 new batches, for the better of the learning rates {rates}. Where pairs are written",
+        "again, half of the keys get a second value, which counts.\n",
+        "Linear attention with elu + 1 is that of Katharopoulos et al. (arXiv:2006.16236). The sum",
+        "of outer products has the delta rule's keys, of norm 1 and either sign, and differs from",
+        "it in the update alone: it takes nothing out of the state, and has no gate. Schlag et al.",
+        "(arXiv:2102.11174) and Yang et al. (arXiv:2406.06484) say that what only adds falls",
+        "behind the delta rule as pairs outnumber features, and where a key gets a new value.",
     ]
+
+
+def compare(rates: dict[tuple[str, int, bool], float]) -> list[str]:
+    """Return by how much the delta rule is ahead, as lines.
+
+    Args:
+        rates: The share of right values by rule, pairs and whether they are written again; the
+            lines leave out what is not there yet.
+    """
+    lines: list[str] = []
+    for rule in RULES[1:]:
+        said: list[str] = []
+        for renewed, where in ((False, "where nothing is written again"), (True, "where half is")):
+            ahead = [
+                100 * (rates[RULES[0], pairs, again] - rates[rule, pairs, again])
+                for pairs, again in TASKS
+                if again == renewed and {(each, pairs, again) for each in RULES} <= rates.keys()
+            ]
+            if ahead:
+                said.append(f"{min(ahead):.1f} to {max(ahead):.1f} points {where}")
+        if said:
+            lines.append(f'- The delta rule is ahead of "{rule}" by {" and ".join(said)}.')
+    return lines
 
 
 def measure(rule: str, pairs: int, *, renewed: bool, steps: int) -> dict[str, Any]:
