@@ -446,6 +446,5 @@ def meet(conditions, model, settings):
 
 def take_two_steps(optimizer, targets):
     run = optimizer.iterate([TEMPLATE], TRIGGER, targets)
-    steps = [step.step for step in run]
-    assert steps == [1, 2]
+    assert [step.step for step in run] == [1, 2]
     assert len(run.result().losses) == 2
