@@ -259,6 +259,29 @@ def test_a_service_that_is_not_installed_is_named(folder, monkeypatch):
     assert not (folder / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("at", "where"), [(2, "from the beginning, for want of a checkpoint"), (4, "checkpoint-3'")]
+)
+def test_ctrl_c_ends_a_run_with_what_to_do_next(at, where, folder, monkeypatch, capsys):
+    class Interrupting(TrainerCallback):
+        def on_log(self, args, state, control, **kwargs):
+            if state.global_step == at:
+                raise KeyboardInterrupt
+
+    monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "wandb", Interrupting)
+    config = make(folder, report_to=("wandb",)).to_mapping()
+    (folder / "run.yaml").write_text(json.dumps(config), encoding="utf-8")
+    assert main(["--config", str(folder / "run.yaml")]) == 130
+    err = capsys.readouterr().err
+    (said,) = (line for line in err.splitlines() if line.startswith("pellucid.tptt.train: "))
+    assert "stopped. With --resume the same command goes on" in said
+    assert said.endswith(f"{where}.")
+    assert "Traceback" not in err
+    monkeypatch.delitem(INTEGRATION_TO_CALLBACK, "wandb")
+    train(make(folder, resume=True))
+    assert log_of(folder, "run")[-1]["step"] == 6
+
+
 def test_a_run_is_not_written_over(folder, capsys):
     train(make(folder))
     with pytest.raises(ArgumentError, match=r"holds a run already\. Add --resume"):

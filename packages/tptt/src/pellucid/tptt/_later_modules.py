@@ -9,6 +9,7 @@ from torch.nn.functional import pad
 
 from pellucid.core import ArgumentError
 from pellucid.tptt._modes import RecurrentMode
+from pellucid.tptt._share import HasMagWeight
 from pellucid.tptt._virtual import expand_virtual_tokens
 
 _PADDING_MODES = ("constant", "replicate")
@@ -132,7 +133,7 @@ class CausalConv1d(nn.Module):
         return self.conv1d(padded[..., : padded.shape[-1] - self.offset])
 
 
-class MemoryAsGate(nn.Module):
+class MemoryAsGate(HasMagWeight, nn.Module):
     """How much of linear attention each token gets (arXiv 2506.17671).
 
     `LiZAttention` mixes with a fixed weight; this is for mixtures of one's own.
@@ -165,17 +166,6 @@ class MemoryAsGate(nn.Module):
         self.dynamic_gate: CausalConv1d | None = None
         if mode == "dynamic" and hidden_dim is not None:
             self.dynamic_gate = CausalConv1d(hidden_dim, 1, _GATE_TAPS)
-
-    @property
-    def mag_weight(self) -> float:
-        """The share of linear attention, from 0 to 1."""
-        return self._mag_weight
-
-    @mag_weight.setter
-    def mag_weight(self, weight: float | Tensor) -> None:
-        if not 0 <= float(weight) <= 1:
-            raise ArgumentError(f"mag_weight must be from 0 to 1, got {weight!r}.")
-        self._mag_weight = float(weight)
 
     def forward(
         self, hidden_states: Float[Tensor, "batch pos d_model"]

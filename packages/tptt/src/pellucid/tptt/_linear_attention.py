@@ -11,14 +11,13 @@ from torch.linalg import vector_norm
 from torch.nn.functional import normalize, silu
 
 from pellucid.core import ArgumentError, NamedActivation
-from pellucid.tptt._decoding import decode_token
+from pellucid.tptt._decoding import NORM_EPS, DecodedParts, decode_token
 from pellucid.tptt._masks import find_valid_tokens
 from pellucid.tptt._operator import LinearAttentionOp, check_state
 from pellucid.tptt._pool import CausalAvgPool1d, Window
 from pellucid.tptt._signals import Signal
 from pellucid.tptt._states import LCache, StateStore, take_last
 
-_EPS = 1e-6
 # How many tokens can be taken back; more than any draft of assisted generation has.
 _UNDO = 64
 
@@ -118,6 +117,14 @@ class LinearAttention(nn.Module):
         )
         self.pool_g = CausalAvgPool1d(kv_dim, **(pooling_config or {}))
         self.gate, self.read = Signal(), Signal()
+        # kept by itself: what a module holds as modules takes longer to find
+        self._decoded = DecodedParts(
+            operator=self.linear_operator,
+            pool=self.pool_g,
+            gate_granularity=gate_granularity,
+            gates=self.gate,
+            reads=self.read,
+        )
 
     def forward(
         self,
@@ -183,15 +190,14 @@ class LinearAttention(nn.Module):
             raise ArgumentError(
                 "attention in both directions has no state to go on from. Use use_cache=False."
             )
-        heads = self._attend(q, k, v, valid, store)
+        heads, scale = self._attend(q, k, v, valid, store)
+        if scale is not None:
+            return heads, scale
         if self.read.is_watched:
             heads = self.read(heads)
-        if q.shape[1] == 1 and heads.dtype.itemsize > 2:
-            # as below, with what a CPU's caches hold already in decoding; no square of a half fits
-            return heads, (heads * heads).mean(-1, keepdim=True).add_(_EPS).rsqrt_()
         root = math.sqrt(heads.shape[-1])
         norm = vector_norm(heads, dim=-1, keepdim=True)
-        return heads, root / torch.hypot(norm, norm.new_full((), root * math.sqrt(_EPS)))
+        return heads, root / torch.hypot(norm, norm.new_full((), root * math.sqrt(NORM_EPS)))
 
     def named_activations(self) -> Mapping[str, NamedActivation]:
         """Return what can be seen and changed on the way, by its name within a block.
@@ -227,31 +233,25 @@ class LinearAttention(nn.Module):
 
     def _attend(
         self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, store: StateStore | None
-    ) -> Tensor:
-        """Return the merged heads of each token; those of tokens that do not count are zero."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the merged heads of each token, and their scale if it is known already.
+
+        Those of tokens that do not count are zero.
+        """
         if store is None:
-            return self._run_valid(q, k, v, valid, None)
+            return self._run_valid(q, k, v, valid, None), None
         entry = store[self.layer_idx]
-        operator = self.linear_operator
         if entry is not None:
-            decoded = decode_token(
-                (q, k, v),
-                valid,
-                entry,
-                operator=operator,
-                pool=self.pool_g,
-                gate_granularity=self.gate_granularity,
-                gates=self.gate,
-            )
+            decoded = decode_token(self._decoded, (q, k, v), valid, entry)
             if decoded is not None:
-                out, kept = decoded
+                heads, scale, kept = decoded
                 store.replace(self.layer_idx, kept)
-                return out
+                return heads, scale
         self._catch_up(store)
         # Who watches sees all tokens at once.
-        is_watched = self.gate.is_watched or operator.state.is_watched
+        is_watched = self.gate.is_watched or self.linear_operator.state.is_watched
         if q.shape[1] <= _UNDO or is_watched:
-            return self._run_undoable(q, k, v, valid, store)
+            return self._run_undoable(q, k, v, valid, store), None
         # What comes last is kept apart, so that it can be taken back.
         early, late = slice(None, -_UNDO), slice(-_UNDO, None)
         parts = [
@@ -259,7 +259,7 @@ class LinearAttention(nn.Module):
             for at in (early, late)
         ]
         head = self._run_valid(*parts[0], store)
-        return torch.cat((head, self._run_undoable(*parts[1], store)), dim=1)
+        return torch.cat((head, self._run_undoable(*parts[1], store)), dim=1), None
 
     def _catch_up(self, store: StateStore) -> None:
         pending = (store[self.layer_idx] or {}).get("pending")
@@ -312,7 +312,7 @@ class LinearAttention(nn.Module):
             check_state(entry.get("recurrent_state"), self._split(q), self._split(k))
         gate = self.gate(self._make_gate(k, v, lengths, store))
         q, k, v = (self._split(x) for x in (q, k, v))
-        q, k = (normalize(silu(x), dim=-1, eps=_EPS) for x in (q, k))
+        q, k = (normalize(silu(x), dim=-1, eps=NORM_EPS) for x in (q, k))
         v = v / math.sqrt(self.head_dim)
         operate = self.linear_operator
         if store is not None:

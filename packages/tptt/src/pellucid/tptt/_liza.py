@@ -13,6 +13,7 @@ from pellucid.tptt._layouts import find_head_sizes, require_layout
 from pellucid.tptt._linear_attention import LinearAttention
 from pellucid.tptt._masks import narrow_mask
 from pellucid.tptt._memory import CacheMemory
+from pellucid.tptt._share import HasMagWeight
 from pellucid.tptt._signals import Signal
 from pellucid.tptt._states import LCache
 from pellucid.tptt._window import keep_window
@@ -21,7 +22,7 @@ _SCALE_EPS = 1e-5
 _CACHE_NAMES = ("past_key_values", "past_key_value", "layer_past")
 
 
-class LiZAttention(nn.Module):
+class LiZAttention(HasMagWeight, nn.Module):
     """An attention module with linear attention beside it, mixed by a fixed weight.
 
     The output is (1 - μ)·base + μ·linear, with μ = `mag_weight` ("memory as gate", arXiv
@@ -128,17 +129,6 @@ class LiZAttention(nn.Module):
         self._call = _Call()
         self._tapped: tuple[tuple[str, nn.Module], ...] = ()
         self._tap()
-
-    @property
-    def mag_weight(self) -> float:
-        """The share of linear attention in the output, from 0 to 1."""
-        return self._mag_weight
-
-    @mag_weight.setter
-    def mag_weight(self, weight: float | Tensor) -> None:
-        if not 0 <= float(weight) <= 1:
-            raise ArgumentError(f"mag_weight must be from 0 to 1, got {weight!r}.")
-        self._mag_weight = float(weight)
 
     @property
     def memory_gate(self) -> "LiZAttention":
@@ -319,15 +309,9 @@ class LiZAttention(nn.Module):
         if options is None or not self._call.mixes_inside:
             return None
         heads, scale = self.linear_attn.read_heads(*self._read_projections(), **options)
-        share = self._share_of(heads)
         base = merged if merged.shape == heads.shape else merged.view_as(heads)
-        linear = heads * (scale * share)
-        if isinstance(share, Tensor):
-            mixed = linear + base * (1 - share)
-        else:
-            mixed = torch.add(linear, base, alpha=1 - share)
-        if mixed.dtype != merged.dtype:
-            mixed = mixed.to(merged.dtype)
+        linear = (heads * scale).to(merged.dtype)
+        mixed = torch.lerp(base, linear, self._share_of(base))
         return mixed if base is merged else mixed.view_as(merged)
 
 

@@ -76,10 +76,9 @@ class CausalAvgPool1d(nn.Module):
         """
         newest = len(tokens) - 1
         mean = tokens[newest - self.offsets[0]]
-        for offset in self.offsets[1:]:
-            mean = mean + tokens[newest - offset]
-        if len(self.offsets) > 1:
-            mean = mean * (1 / len(self.offsets))
+        # step by step: fewer calls than a sum and a division
+        for count, offset in enumerate(self.offsets[1:], start=2):
+            mean = torch.lerp(mean, tokens[newest - offset], 1 / count)
         if mean.shape[-1] == self.output_size:
             return mean
         return adaptive_avg_pool1d(mean, self.output_size)

@@ -209,15 +209,34 @@ def build_model(config: TrainConfig) -> tuple[TpttModel, Any, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train as a command line says; the exit code is 2 for what a user can put right."""
+    """Train as a command line says.
+
+    The exit code is 2 for what a user can put right, and 130 for a run that ctrl-C stopped.
+    """
     try:
         config = read_command_line(sys.argv[1:] if arguments is None else arguments)
+    except PellucidError as error:
+        return _complain(error)
+    try:
         train(config)
     except PellucidError as error:
-        sys.stderr.write(f"pellucid.tptt.train: {' '.join(str(error).split())}\n")
-        return 2
+        return _complain(error)
+    except KeyboardInterrupt:
+        last = _find_last(Path(config.out))
+        # a bar of progress may stand in the line
+        from_where = "the beginning, for want of a checkpoint" if last is None else repr(last)
+        sys.stderr.write(
+            "\npellucid.tptt.train: stopped. With --resume the same command goes on from "
+            f"{from_where}.\n"
+        )
+        return 130
     sys.stdout.write(f"model: {Path(config.out, MODEL)}\n")
     return 0
+
+
+def _complain(error: PellucidError) -> int:
+    sys.stderr.write(f"pellucid.tptt.train: {' '.join(str(error).split())}\n")
+    return 2
 
 
 def _prepare_folder(out: Path, config: TrainConfig) -> str | None:
