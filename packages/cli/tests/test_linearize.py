@@ -40,6 +40,7 @@ def test_a_model_is_converted_measured_and_read_again(command, base, tmp_path):
         assert measured["decode_tokens_per_s"] > 0
     assert "perplexity" in done.out
     assert str(out) in done.out
+    assert "after import pellucid.tptt" in done.out
     assert [path.name for path in out.parent.iterdir()] == ["linear"]
     again = AutoModelForCausalLM.from_pretrained(out)
     assert again.config.operator_mode == "delta_product"

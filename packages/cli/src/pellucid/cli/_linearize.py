@@ -120,6 +120,7 @@ def show(result: dict[str, Any], out: Path) -> None:
     console.print(f"{result['mode']} in {result['layers']} layers, share {result['mag_weight']:g}")
     console.print(table)
     console.print(f"model: {out}")
+    console.print("AutoModelForCausalLM.from_pretrained reads it after import pellucid.tptt.")
 
 
 def _make_config(asked: Conversion, base: Any) -> TpttConfig:
