@@ -31,7 +31,8 @@ class HiddenStateBasedLoss(BaseLoss):
 class SteeringActivationLoss(HiddenStateBasedLoss):
     """How little of a direction there is in the residual stream, or how much.
 
-    The projection `h . d / |d|`, in the mean over layers and positions, negated unless `steer_away`.
+    The projection `h . d / |d|`, in the mean over layers and positions, negated unless
+    `steer_away`.
 
     Args:
         targeted_layers: Layer numbers from 0, negative ones from the last; all when None.
