@@ -10,10 +10,11 @@ of one harness comes a pair of the other. Without --peer it is left out.
 """
 
 import argparse
+import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,19 @@ def measure_overhead(
     return alternation.summary()
 
 
+class _Collated:
+    """Batches that were collated beforehand, again and again; a list would be taken for loaders."""
+
+    def __init__(self, batches: list[Any], rounds: int) -> None:
+        self._batches, self._rounds = batches, rounds
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.chain.from_iterable(itertools.repeat(self._batches, self._rounds))
+
+    def __len__(self) -> int:
+        return len(self._batches) * self._rounds
+
+
 class _Bare(lightning.LightningModule):
     """The same model and loss with nothing around them: what is left is Lightning's own."""
 
@@ -150,7 +164,7 @@ def measure_floor(family: str, *, blocks: int, directory: Path) -> dict[str, flo
     assembly.data.prepare_data()
     assembly.data.setup("fit")
     loader = iter(assembly.data.train_dataloader())
-    batches = [next(loader) for _ in range(STEPS_A_BLOCK)] * blocks
+    batches = _Collated([next(loader) for _ in range(STEPS_A_BLOCK)], blocks)
     bare = _Bare(assembly.harness.loss_function)
     bare.loss_function.generator = torch.Generator().manual_seed(0)
     alternation = Alternation()

@@ -52,7 +52,10 @@ def main() -> None:
         peer = Contestant("xlm_steps_worker.py", python, "peer", family, environment=offline)
         own.read()
         versions = peer.read()["versions"]
-        rows += [compare(family, name, own, peer, options) for name in SETTINGS]
+        for name in SETTINGS:
+            rows.append(compare(family, name, own, peer, options))
+            # What was found stays seen, should a later family break off.
+            print(rows[-1], flush=True)
         for contestant in (own, peer):
             contestant.stop()
     page = _PAGE.format(
@@ -76,8 +79,8 @@ def read_options() -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, help="the page to write")
     parser.add_argument("--families", nargs="*", choices=FAMILIES, default=list(FAMILIES))
-    parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--steps", type=int, default=5, help="of a round")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=4, help="of a round")
     return parser.parse_args()
 
 

@@ -264,3 +264,14 @@ def test_repetition_has_no_entropy() -> None:
     p = torch.tensor([5 / 8, 1 / 8, 1 / 8, 1 / 8])
     assert values["corpus_entropy"] == pytest.approx(float(-(p * p.log()).sum()))
     assert values["length"] == pytest.approx(8 / 3)
+
+
+@pytest.mark.parametrize("weight", [3, 0.5, torch.tensor(3)], ids=["count", "share", "tensor"])
+def test_one_number_counts_as_a_row_of_it(weight) -> None:
+    numbers, rows = MeanMetricWithComputedValue(), MeanMetricWithComputedValue()
+    for value in (0.1, 2.5, -1.25):
+        numbers.update(torch.tensor(value), weight)
+        rows.update(torch.tensor([value]), torch.as_tensor(weight).reshape(-1))
+    assert torch.equal(numbers.total, rows.total)
+    assert torch.equal(numbers.weight, rows.weight)
+    assert numbers.computed_value is None

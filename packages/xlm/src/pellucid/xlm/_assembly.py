@@ -18,6 +18,7 @@ from pellucid.xlm._addresses import seed_at
 from pellucid.xlm._building import build, build_components, explain
 from pellucid.xlm._checkpoint_io import AtomicCheckpointIO
 from pellucid.xlm._resolvers import live_resolvers, register_resolvers
+from pellucid.xlm._unprofiled import Unprofiled
 
 # What Lightning does that others find out of date, and advice for which a run has its own settings.
 _QUIET = (
@@ -83,6 +84,8 @@ def build_trainer(cfg: Any, *, is_training: bool = True) -> lightning.Trainer:
         group: [build(cfg, f"{group}.{name}") for name in _present(cfg, group)] for group in names
     }
     callbacks = parts.get("callbacks", [])
+    own: Any = OmegaConf.select(cfg, "trainer.profiler", default=None)
+    profiler = {} if own else {"profiler": Unprofiled()}
     saves = any(isinstance(callback, Checkpoint) for callback in callbacks)
     try:
         return build(
@@ -92,6 +95,7 @@ def build_trainer(cfg: Any, *, is_training: bool = True) -> lightning.Trainer:
             logger=parts.get("loggers") or False,
             plugins=[AtomicCheckpointIO()],
             enable_checkpointing=saves,
+            **profiler,
         )
     except (ValueError, MisconfigurationException) as error:
         raise explain(error, "trainer") from error

@@ -93,6 +93,13 @@ class Harness(CheckpointedModule):
         self._generator: torch.Generator | None = None
         self._global: GlobalRandomness | None = None
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_current_fx_name":
+            # Lightning notes its hook fifty times a step; a module would look for weights first.
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     # ---- construction -----------------------------------------------------------------------
 
     def _refuse_legacy_keys(self) -> None:

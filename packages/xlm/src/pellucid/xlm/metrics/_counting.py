@@ -36,6 +36,12 @@ class MeanMetricWithComputedValue(Metric):
             weight: Of the value, or of each of them.
         """
         values = value.detach()
+        if values.ndim == 0 and (not isinstance(weight, Tensor) or weight.ndim == 0):
+            # What every training step counts: two numbers, without making tensors of them.
+            self._last = values
+            self.total = self.total + values * weight
+            self.weight = self.weight + weight
+            return
         weights = torch.as_tensor(weight, device=values.device).expand_as(values)
         self._last = values
         self.total = self.total + (values * weights).sum()
