@@ -37,7 +37,7 @@ COUNTING = [" ".join(str((start + n) % 10) for n in range(8)) for start in range
 
 @pytest.fixture(scope="module")
 def denoiser() -> RotaryTransformerMLMModel:
-    """A masked language model that has learnt to count, in two seconds."""
+    """A masked language model that has learnt to count, in three seconds."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = RotaryTransformerMLMModel(len(TOKENIZER), 32, 2, 4, dropout=0.0, mix_neighbours=True)
@@ -46,7 +46,7 @@ def denoiser() -> RotaryTransformerMLMModel:
     loss = MLMLoss(model=net, tokenizer=TOKENIZER)
     learning = torch.optim.Adam(net.parameters(), lr=1e-2)
     rows = [{"input_ids": TOKENIZER.encode(text)} for text in COUNTING]
-    for _ in range(150):
+    for _ in range(300):
         learning.zero_grad()
         loss(collator(rows))["loss"].backward()
         learning.step()

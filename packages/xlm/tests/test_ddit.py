@@ -91,7 +91,8 @@ def test_a_layer_is_what_its_formula_says():
     layer, (x, rotation, conditioning) = shaken(some_layer()), some_stream()
     shift1, scale1, gate1, shift2, scale2, gate2 = layer.modulations(conditioning)
     read = layer.norm1(x) * (1 + scale1) + shift1
-    middle = x + gate1 * layer._attend(read, rotation, None, False, None, 0)
+    mixed = layer._attend(read, rotation, None, False, None, 0)
+    middle = x + gate1 * layer.attn_out(mixed)
     read = layer.norm2(middle) * (1 + scale2) + shift2
     expected = middle + gate2 * layer.ff_out(functional.gelu(layer.ff_in(read), approximate="tanh"))
     torch.testing.assert_close(layer(x, rotation, None, conditioning), expected)
@@ -144,7 +145,15 @@ def test_only_the_logits_that_are_wanted_are_made(tied):
     model, ids = shaken(tiny(tie_embeddings=tied)), some_ids()
     where = torch.rand(ids.shape, generator=torch.Generator().manual_seed(0)) < 0.5
     t = torch.tensor([0.1, 0.5, 0.9])
-    torch.testing.assert_close(model(ids, t=t, where=where), model(ids, t=t)[where])
+    wanted, every = model(ids, t=t, where=where), model(ids, t=t)[where]
+    torch.testing.assert_close(wanted, every)
+    gradients = [
+        torch.autograd.grad(logits.square().sum(), list(model.parameters()), allow_unused=True)
+        for logits in (wanted, every)
+    ]
+    torch.testing.assert_close(*gradients)
+    with model.layers[-1].register_forward_hook(lambda module, inputs, output: None):
+        torch.testing.assert_close(model(ids, t=t, where=where), every)
 
 
 def test_heads_read_what_logits_are_made_of():

@@ -98,10 +98,30 @@ def test_a_bidirectional_model_sees_both_sides():
         assert not torch.allclose(model(ids)[0, 5], model(changed)[0, 5])
 
 
-def test_only_the_logits_that_are_wanted_are_made():
-    model, ids = tiny(Bidirectional), some_ids()
+@pytest.mark.parametrize("kind", [Causal, Bidirectional])
+def test_only_the_logits_that_are_wanted_are_made(kind):
+    model, ids = tiny(kind), some_ids()
     where = torch.rand(ids.shape, generator=torch.Generator().manual_seed(0)) < 0.5
-    torch.testing.assert_close(model(ids, where=where), model(ids)[where])
+    wanted, every = model(ids, where=where), model(ids)[where]
+    torch.testing.assert_close(wanted, every)
+    gradients = [
+        torch.autograd.grad(logits.square().sum(), list(model.parameters()), allow_unused=True)
+        for logits in (wanted, every)
+    ]
+    torch.testing.assert_close(*gradients)
+
+
+def test_the_last_layer_computes_what_is_read_unless_somebody_looks(monkeypatch):
+    model, ids, seen = tiny(Bidirectional), some_ids(), []
+    where = torch.rand(ids.shape, generator=torch.Generator().manual_seed(0)) < 0.5
+    last = model.layers[-1]
+    monkeypatch.setattr(last, "activation", lambda x: seen.append(x.shape[:-1]) or x.relu())
+    expected = model(ids, where=where)
+    handle = last.ff_in.register_forward_hook(lambda module, inputs, output: None)
+    torch.testing.assert_close(model(ids, where=where), expected)
+    handle.remove()
+    model(ids, where=where)
+    assert seen == [(int(where.sum()),), ids.shape, (int(where.sum()),)]
 
 
 @pytest.mark.parametrize("kind", [Causal, Bidirectional])

@@ -1,5 +1,6 @@
 """Layers of a transformer that is told the time."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch.nn import functional
 from torch.nn.attention.flex_attention import BlockMask
 
 from pellucid.xlm.modules._conditioning import AdaLNModulations, modulate
-from pellucid.xlm.modules._layer import RotaryTransformerLayer
+from pellucid.xlm.modules._layer import RotaryTransformerLayer, pick, wanted_by_layer
 from pellucid.xlm.modules._masks import AttentionMask
 from pellucid.xlm.modules._rotary import Rotation
 
@@ -59,7 +60,9 @@ class DDiTLayer(RotaryTransformerLayer):
         rotation: Rotation,
         mask: AttentionMask | BlockMask | None,
         conditioning: Float[Tensor, "batch d_cond"],
-    ) -> Float[Tensor, "batch pos d_model"]:
+        *,
+        where: Bool[Tensor, "batch pos"] | None = None,
+    ) -> Float[Tensor, "batch pos d_model"] | Float[Tensor, "picked_pos d_model"]:
         """Add what the layer makes of the residual stream to it.
 
         Args:
@@ -67,10 +70,20 @@ class DDiTLayer(RotaryTransformerLayer):
             rotation: Angles of the tokens' positions.
             mask: Who attends to whom; None if all tokens do.
             conditioning: What is known of each row's time.
+            where: The positions that somebody reads, in any row; all if None.
+
+        Returns:
+            The residual stream, of all positions or of those in `where`, in reading order.
         """
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulations(conditioning)
-        read = modulate(self.norm1(x), shift1, scale1)
-        x = torch.addcmul(x, gate1, self._drop(self._attend(read, rotation, mask, False, None, 0)))
+        shift1, scale1, *later = self.modulations(conditioning)
+        mixed = self._attend(
+            modulate(self.norm1(x), shift1, scale1), rotation, mask, False, None, 0
+        )
+        if where is not None:
+            x, mixed = pick(x, where), pick(mixed, where)
+            later = pick_rows(later, where)
+        gate1, shift2, scale2, gate2 = later
+        x = torch.addcmul(x, gate1, self._drop(self.attn_out(mixed)))
         read = modulate(self.norm2(x), shift2, scale2)
         return torch.addcmul(x, gate2, self._drop(self.ff_out(self.activation(self.ff_in(read)))))
 
@@ -92,11 +105,21 @@ class DDiTLayerList(nn.ModuleList):
         rotation: Rotation,
         mask: AttentionMask | BlockMask | None,
         conditioning: Float[Tensor, "batch d_cond"],
-    ) -> Float[Tensor, "batch pos d_model"]:
-        """Run the layers one after the other."""
-        for layer in self:
-            x = layer(x, rotation, mask, conditioning)
-        return x
+        *,
+        where: Bool[Tensor, "batch pos"] | None = None,
+    ) -> Float[Tensor, "batch pos d_model"] | Float[Tensor, "picked_pos d_model"]:
+        """Run the layers one after the other; see `wanted_by_layer` for `where`."""
+        for layer, asked in zip(self, wanted_by_layer(self, where), strict=True):
+            x = layer(x, rotation, mask, conditioning, where=asked)
+        return x if where is None or x.ndim == 2 else pick(x, where)
+
+
+def pick_rows(
+    vectors: Sequence[Float[Tensor, "batch 1 d_model"]], where: Bool[Tensor, "batch pos"]
+) -> list[Float[Tensor, "picked_pos d_model"]]:
+    """Return, for each of some positions of any row, the vectors of its row."""
+    rows = where.nonzero()[:, 0]
+    return [vector[:, 0].index_select(0, rows) for vector in vectors]
 
 
 class DDiTFinalLayer(nn.Module):
@@ -126,7 +149,7 @@ class DDiTFinalLayer(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "batch pos d_model"],
+        x: Float[Tensor, "batch pos d_model"] | Float[Tensor, "picked_pos d_model"],
         conditioning: Float[Tensor, "batch d_cond"],
         embeddings: Float[Tensor, "d_vocab d_model"],
         *,
@@ -135,7 +158,7 @@ class DDiTFinalLayer(nn.Module):
         """Return logits.
 
         Args:
-            x: The residual stream.
+            x: The residual stream, of all positions or of those in `where` alone.
             conditioning: What is known of each row's time.
             embeddings: The matrix to project with if the layer has none of its own.
             where: The positions whose logits are wanted; all if None.
@@ -145,7 +168,7 @@ class DDiTFinalLayer(nn.Module):
         """
         shift, scale = self.modulations(conditioning)
         if where is not None:
-            rows = where.nonzero()[:, 0]
-            x, shift, scale = x[where], shift[rows, 0], scale[rows, 0]
+            x = pick(x, where) if x.ndim == 3 else x
+            shift, scale = pick_rows([shift, scale], where)
         weight = embeddings if self.linear is None else self.linear.weight
         return functional.linear(modulate(self.norm(x), shift, scale), weight)

@@ -116,7 +116,7 @@ class DDiT(Model):
         Raises:
             ArgumentError: The text is longer than `max_length`, or a mask has a wrong form.
         """
-        hidden = self.encode(x_t, attention_mask, positions, conditioning)
+        hidden = self.encode(x_t, attention_mask, positions, conditioning, where=where)
         return self.read_logits(hidden, conditioning, where=where)
 
     def encode(
@@ -125,7 +125,9 @@ class DDiT(Model):
         attention_mask: Bool[Tensor, "..."] | Integer[Tensor, "..."] | BlockMask | None,
         positions: Integer[Tensor, "batch pos"] | None,
         conditioning: Float[Tensor, "batch d_cond"],
-    ) -> Float[Tensor, "batch pos d_model"]:
+        *,
+        where: Bool[Tensor, "batch pos"] | None = None,
+    ) -> Float[Tensor, "batch pos d_model"] | Float[Tensor, "picked_pos d_model"]:
         """Return the residual stream after the last layer, which every head reads.
 
         Args:
@@ -133,6 +135,7 @@ class DDiT(Model):
             attention_mask: See `run`.
             positions: See `run`.
             conditioning: See `run`.
+            where: The positions that heads read, in any row; all if None.
         """
         n_tokens = x_t.shape[1]
         positions, places = resolve_positions(attention_mask, positions, n_tokens)
@@ -140,16 +143,23 @@ class DDiT(Model):
         mask = attention_mask
         if not isinstance(mask, BlockMask):
             mask, _ = attention_mask_of(mask, n_tokens, is_causal=False)
-        return self.layers(hidden, self.rotary(positions, n_tokens), mask, conditioning)
+        rotation = self.rotary(positions, n_tokens)
+        return self.layers(hidden, rotation, mask, conditioning, where=where)
 
     def read_logits(
         self,
-        hidden: Float[Tensor, "batch pos d_model"],
+        hidden: Float[Tensor, "batch pos d_model"] | Float[Tensor, "picked_pos d_model"],
         conditioning: Float[Tensor, "batch d_cond"],
         *,
         where: Bool[Tensor, "batch pos"] | None = None,
     ) -> Float[Tensor, "batch pos d_vocab"] | Float[Tensor, "picked_pos d_vocab"]:
-        """Return the logits of what `encode` made, of every position or of those asked for."""
+        """Return the logits of what `encode` made, of every position or of those asked for.
+
+        Args:
+            hidden: Of all positions, or of those in `where` alone.
+            conditioning: See `run`.
+            where: The positions whose logits are wanted; all if None.
+        """
         weight = self.embedding.tokens.weight
         return self.final_layer(hidden, conditioning, weight, where=where)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
@@ -85,7 +85,8 @@ class RotaryTransformerLayer(nn.Module):
         is_causal: bool = False,
         cache: KeyValueCache | None = None,
         layer: int = 0,
-    ) -> Float[Tensor, "batch pos d_model"]:
+        where: Bool[Tensor, "batch pos"] | None = None,
+    ) -> Float[Tensor, "batch pos d_model"] | Float[Tensor, "picked_pos d_model"]:
         """Add what the layer makes of the residual stream to it.
 
         Args:
@@ -95,8 +96,15 @@ class RotaryTransformerLayer(nn.Module):
             is_causal: Whether a token attends only up to itself, without a mask that says so.
             cache: Holds the keys and values before `x`, and receives those of `x`.
             layer: Which layer this is to the cache.
+            where: The positions that somebody reads, in any row; all if None.
+
+        Returns:
+            The residual stream, of all positions or of those in `where`, in reading order.
         """
-        x = x + self._drop(self._attend(self.norm1(x), rotation, mask, is_causal, cache, layer))
+        mixed = self._attend(self.norm1(x), rotation, mask, is_causal, cache, layer)
+        if where is not None:
+            x, mixed = pick(x, where), pick(mixed, where)
+        x = x + self._drop(self.attn_out(mixed))
         return x + self._drop(self.ff_out(self.activation(self.ff_in(self.norm2(x)))))
 
     def _attend(
@@ -115,7 +123,7 @@ class RotaryTransformerLayer(nn.Module):
         if cache is not None:
             key, value = cache.extend(layer, key, value)
         mixed = _attention(query, key, value, mask, is_causal, self.dropout * self.training)
-        return self.attn_out(mixed.transpose(1, 2).reshape(batch, pos, d_model))
+        return mixed.transpose(1, 2).reshape(batch, pos, d_model)
 
     def _drop(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return functional.dropout(x, self.dropout, self.training) if self.dropout else x
@@ -142,11 +150,40 @@ class RotaryTransformerLayerList(nn.ModuleList):
         *,
         is_causal: bool = False,
         cache: KeyValueCache | None = None,
-    ) -> Float[Tensor, "batch pos d_model"]:
-        """Run the layers one after the other."""
-        for index, layer in enumerate(self):
-            x = layer(x, rotation, mask, is_causal=is_causal, cache=cache, layer=index)
-        return x
+        where: Bool[Tensor, "batch pos"] | None = None,
+    ) -> Float[Tensor, "batch pos d_model"] | Float[Tensor, "picked_pos d_model"]:
+        """Run the layers one after the other; see `wanted_by_layer` for `where`."""
+        told = wanted_by_layer(self, where)
+        for index, (layer, asked) in enumerate(zip(self, told, strict=True)):
+            x = layer(x, rotation, mask, is_causal=is_causal, cache=cache, layer=index, where=asked)
+        return x if where is None or x.ndim == 2 else pick(x, where)
+
+
+def wanted_by_layer(
+    layers: nn.ModuleList, where: Bool[Tensor, "batch pos"] | None
+) -> list[Bool[Tensor, "batch pos"] | None]:
+    """Return which positions each layer is asked for; None is all.
+
+    All layers but the last are read at every position, by the attention of the next. Of the last
+    one nobody reads more than `where`, unless hooks look at what it does.
+    """
+    told: list[Tensor | None] = [None] * len(layers)
+    if told and where is not None and not any(map(_is_watched, layers[-1].modules())):
+        told[-1] = where
+    return told
+
+
+def pick(
+    x: Float[Tensor, "batch pos d_model"], where: Bool[Tensor, "batch pos"]
+) -> Float[Tensor, "picked_pos d_model"]:
+    """Return the vectors at some positions of any row, in reading order."""
+    # An index's gradient is several times faster than a mask's.
+    return x.flatten(0, 1).index_select(0, where.flatten().nonzero()[:, 0])
+
+
+def _is_watched(module: nn.Module) -> bool:
+    # A bridge may also put another forward in an instance.
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))  # pyright: ignore[reportPrivateUsage]  # torch has no public way to ask
 
 
 def _attention(

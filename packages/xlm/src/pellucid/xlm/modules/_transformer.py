@@ -124,8 +124,7 @@ class RotaryTransformer(Model):
         Raises:
             ArgumentError: The text is longer than `max_length`, or a mask has a wrong form.
         """
-        hidden = self.encode(x_t, attention_mask, positions, cache=cache)
-        return self.read_out(hidden if where is None else hidden[where])
+        return self.read_out(self.encode(x_t, attention_mask, positions, where=where, cache=cache))
 
     def encode(
         self,
@@ -133,8 +132,9 @@ class RotaryTransformer(Model):
         attention_mask: Bool[Tensor, "..."] | Integer[Tensor, "..."] | BlockMask | None = None,
         positions: Integer[Tensor, "batch pos"] | None = None,
         *,
+        where: Bool[Tensor, "batch pos"] | None = None,
         cache: KeyValueCache | None = None,
-    ) -> Float[Tensor, "batch pos d_model"]:
+    ) -> Float[Tensor, "batch pos d_model"] | Float[Tensor, "picked_pos d_model"]:
         """Compute the residual stream after all layers, for heads of a family's own; see `run`."""
         n_tokens = x_t.shape[1]
         if cache is not None:
@@ -145,7 +145,7 @@ class RotaryTransformer(Model):
         mask, is_causal = attention_mask, False
         if not isinstance(mask, BlockMask):
             mask, is_causal = attention_mask_of(mask, n_tokens, is_causal=self.is_causal)
-        hidden = self.layers(hidden, rotation, mask, is_causal=is_causal, cache=cache)
+        hidden = self.layers(hidden, rotation, mask, is_causal=is_causal, cache=cache, where=where)
         if cache is not None:
             cache.advance(n_tokens)
         return hidden
