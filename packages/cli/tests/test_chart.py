@@ -2,7 +2,7 @@ import math
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pellucid.cli._chart import Sample, draw, thin_out
@@ -19,6 +19,7 @@ def samples(losses):
 
 
 @given(LOSSES)
+@example([5e-324])
 def test_everything_lies_inside_the_frame(losses):
     chart = draw(samples(losses))
     assert chart is not None
@@ -42,6 +43,7 @@ def test_lower_losses_lie_lower(losses):
 
 
 @given(LOSSES)
+@example([5e-324])
 def test_strips_cover_the_width_without_gaps(losses):
     chart = draw(samples(losses))
     assert chart is not None

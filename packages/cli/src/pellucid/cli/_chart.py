@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import sys
 from collections.abc import Callable, Sequence
 
 WIDTH, HEIGHT = 760, 300
@@ -137,7 +138,8 @@ def _scale(
 def _linear_ticks(low: float, high: float) -> list[float]:
     """Return round values around an interval, four to eight of them."""
     span = high - low or abs(high) or 1.0
-    raw = span / 5
+    # Of the smallest numbers there is no fifth.
+    raw = max(span / 5, sys.float_info.min)
     magnitude = 10.0 ** math.floor(math.log10(raw))
     size = next(factor * magnitude for factor in (1, 2, 5, 10) if factor * magnitude >= raw)
     first, last = math.floor(low / size), math.ceil(high / size)
