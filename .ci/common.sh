@@ -6,3 +6,6 @@ if ! command -v uv >/dev/null; then
   python3 -m uv --version >/dev/null 2>&1 || python3 -m pip install --quiet uv
   uv() { python3 -m uv "$@"; }
 fi
+
+# The tests start hundreds of processes: each would compile what it imports, if none kept it.
+unset PYTHONDONTWRITEBYTECODE
