@@ -118,6 +118,7 @@ class _Seq2SeqCollator(_MaskingCollator):
                 and `target_field`.
         """
         super().__init__(tokenizer, block_size, noise_schedule)
+        self.input_block_size = input_block_size
         self.loss_on_padding = loss_on_padding
         self._passed = tuple(pass_through_fields)
         self._layout = SuffixLayout(
