@@ -1,7 +1,7 @@
 """The options of commands that search for a trigger: what each takes, and what its help says."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,11 +13,22 @@ _RUN = "The run"
 _BESIDE = "Models beside the target"
 
 
-def _integer(text: str) -> int:
+def _parse_integer(text: str) -> int:
     try:
         return int(text)
     except ValueError as error:
         raise typer.BadParameter(f"{text!r} is not an integer") from error
+
+
+def _integer(*, default: str, text: str, panel: str) -> Any:
+    """An option that is an integer; `default` says what it is where nobody gives it."""
+    return typer.Option(
+        parser=_parse_integer,
+        metavar="INTEGER",
+        show_default=default,
+        help=text,
+        rich_help_panel=panel,
+    )
 
 
 # What to optimise.
@@ -83,32 +94,26 @@ InitialTrigger = Annotated[
 ]
 Candidates = Annotated[
     int | None,
-    typer.Option(
-        parser=_integer,
-        metavar="INTEGER",
-        show_default="the optimizer's",
-        help="Triggers that are tried in a step.",
-        rich_help_panel=_HOW,
+    _integer(
+        default="the optimizer's",
+        text="Triggers that are tried in a step.",
+        panel=_HOW,
     ),
 ]
 TopK = Annotated[
     int | None,
-    typer.Option(
-        parser=_integer,
-        metavar="INTEGER",
-        show_default="the optimizer's",
-        help="Most promising tokens to draw from at each position.",
-        rich_help_panel=_HOW,
+    _integer(
+        default="the optimizer's",
+        text="Most promising tokens to draw from at each position.",
+        panel=_HOW,
     ),
 ]
 Seed = Annotated[
     int | None,
-    typer.Option(
-        parser=_integer,
-        metavar="INTEGER",
-        show_default="drawn, and written down",
-        help="Makes the run repeatable.",
-        rich_help_panel=_HOW,
+    _integer(
+        default="drawn, and written down",
+        text="Makes the run repeatable.",
+        panel=_HOW,
     ),
 ]
 
@@ -116,22 +121,18 @@ Seed = Annotated[
 
 Steps = Annotated[
     int | None,
-    typer.Option(
-        parser=_integer,
-        metavar="INTEGER",
-        show_default=str(DEFAULT_STEPS),
-        help="Steps to make at most.",
-        rich_help_panel=_RUN,
+    _integer(
+        default=str(DEFAULT_STEPS),
+        text="Steps to make at most.",
+        panel=_RUN,
     ),
 ]
 BudgetTokens = Annotated[
     int | None,
-    typer.Option(
-        parser=_integer,
-        metavar="INTEGER",
-        show_default="none",
-        help="Tokens the model may be given; the run ends after the step that exceeds it.",
-        rich_help_panel=_RUN,
+    _integer(
+        default="none",
+        text="Tokens the model may be given; the run ends after the step that exceeds it.",
+        panel=_RUN,
     ),
 ]
 NoStop = Annotated[
@@ -208,11 +209,11 @@ RecipeTrigger = Annotated[
 ]
 RecipeSeed = Annotated[
     int | None,
-    typer.Option(show_default="0", help="Makes the run repeatable.", rich_help_panel=_RUN),
+    _integer(default="0", text="Makes the run repeatable.", panel=_RUN),
 ]
 RecipeSteps = Annotated[
     int | None,
-    typer.Option(show_default="the recipe's", help="Steps to make at most.", rich_help_panel=_RUN),
+    _integer(default="the recipe's", text="Steps to make at most.", panel=_RUN),
 ]
 RecipeSettings = Annotated[
     list[str] | None,
