@@ -29,7 +29,7 @@ def batch(pairs):
 
 
 def predictor(model, **given):
-    given = {"max_length": 14, **given}
+    given = {"max_steps": 8, **given}
     return ARLMPredictor(tokenizer=TOKENIZER, model=model, **given)
 
 
@@ -150,9 +150,26 @@ def test_steps_are_limited(arlm_model, batch):
     assert max(found["steps_taken"]) <= 3
 
 
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_a_length_counts_the_tokens_of_a_row_and_no_padding(arlm_model, use_cache):
+    prompts = torch.tensor([[PAD, PAD, PAD, 9], [7, 8, 9, 7]])
+    batch = {"input_ids": prompts, "attention_mask": prompts != PAD}
+    given = {"max_length": 6, "use_cache": use_cache, "temperature": 0.0}
+    together = predictor(arlm_model, **given).predict(batch)
+    lengths = together["attention_mask"].sum(dim=1).tolist()
+    ended = (together["ids"] == TOKENIZER.eos_token_id).any(dim=1).tolist()
+    assert all(length == 6 or end for length, end in zip(lengths, ended, strict=True))
+    assert not all(ended)
+    alone = predictor(arlm_model, **given).predict(
+        {"input_ids": prompts[:1, 3:], "attention_mask": torch.ones(1, 1, dtype=torch.bool)}
+    )
+    assert together["text"][0] == alone["text"][0]
+    assert together["steps_taken"][0] == alone["steps_taken"][0]
+
+
 def test_bad_input_is_named(arlm_model, batch):
-    with pytest.raises(ArgumentError, match="leave no room to write"):
-        predictor(arlm_model, max_length=6).predict(batch)
+    with pytest.raises(ArgumentError, match="takes 5 of at most 5 tokens"):
+        predictor(arlm_model, max_length=5).predict(batch)
     with pytest.raises(ArgumentError, match="both None"):
         ARLMPredictor()
     with pytest.raises(ArgumentError, match="max_steps is 0; give a positive number"):

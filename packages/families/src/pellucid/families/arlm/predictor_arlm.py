@@ -29,7 +29,7 @@ class ARLMPredictor(PromptedPredictor[ARLMPredictionBatch, ARLMPredictionDict]):
 
     Args:
         max_steps: The most tokens to write; as many as `max_length` allows if None.
-        max_length: The most tokens of a row, prompt and padding before it included.
+        max_length: The most tokens of a row, prompt included; padding does not count.
         tokenizer: Filled in by the harness if None.
         noise_schedule: Not read.
         sampling_method: "sample", "sample_top_k" or "sample_top_p".
@@ -93,10 +93,8 @@ class ARLMPredictor(PromptedPredictor[ARLMPredictionBatch, ARLMPredictionDict]):
         del batch_idx, dataloader_idx, dataloader_name
         with evaluating(self.model):
             writing = self._begin(batch)
-            for _ in range(writing.room):
+            while len(writing.active):
                 self._write_token(writing)
-                if not len(writing.active):
-                    break
         return self._describe(writing)
 
     def _begin(self, batch: ARLMPredictionBatch) -> "_Writing":
@@ -105,18 +103,8 @@ class ARLMPredictor(PromptedPredictor[ARLMPredictionBatch, ARLMPredictionDict]):
         if not bool(mask.any(dim=1).all()):
             message = "a prompt is empty, so there is nothing to begin with; add BOS (add_bos)"
             raise ArgumentError(message)
-        by_steps = None if self.max_steps is None else start + self.max_steps
-        limits = [limit for limit in (self.max_length, by_steps) if limit is not None]
-        constraints = TokenConstraints.from_tokenizer(
-            self.tokenizer, allowed=("eos",), max_length=min(limits)
-        )
-        room = constraints.room(start)
-        if not room:
-            message = (
-                f"prompts take {start} of at most {constraints.max_length} tokens and leave no "
-                "room to write; raise max_length, or input_block_size is too large"
-            )
-            raise ArgumentError(message)
+        rooms = self._rooms(mask.sum(dim=1))
+        room = int(rooms.max())
         padding = prompts.new_full((n_rows, room), self.tokenizer.pad_token_id)
         has_cache = self.use_cache and hasattr(self.model, "new_cache")
         return _Writing(
@@ -124,14 +112,29 @@ class ARLMPredictor(PromptedPredictor[ARLMPredictionBatch, ARLMPredictionDict]):
             mask=torch.cat((mask, mask.new_zeros(n_rows, room)), dim=1),
             start=start,
             end=start,
-            room=room,
+            rooms=rooms,
             active=torch.arange(n_rows, device=prompts.device),
-            constraints=constraints,
+            constraints=TokenConstraints.from_tokenizer(self.tokenizer, allowed=("eos",)),
             streams=RowStreams.of(batch, self.generator),
             cache=self.model.new_cache(n_rows, start + room) if has_cache else None,
             steps=[0] * n_rows,
             seconds=[0.0] * n_rows,
         )
+
+    def _rooms(self, lengths: Int64[Tensor, " batch"]) -> Int64[Tensor, " batch"]:
+        """Return how many tokens each row may write, whatever padding stands before it."""
+        limits = [
+            torch.full_like(lengths, self.max_steps) if self.max_steps is not None else None,
+            self.max_length - lengths if self.max_length is not None else None,
+        ]
+        rooms = torch.stack([limit for limit in limits if limit is not None]).amin(dim=0)
+        if bool((rooms < 1).any()):
+            message = (
+                f"a prompt takes {int(lengths.max())} of at most {self.max_length} tokens and "
+                "leaves no room to write; raise max_length, or shorten prompts (input_block_size)"
+            )
+            raise ArgumentError(message)
+        return rooms
 
     def _write_token(self, writing: "_Writing") -> None:
         """Write the next token of every row that goes on, and take out those that end with it."""
@@ -179,7 +182,7 @@ class _Writing:
         mask: False on padding.
         start: The column in which writing began.
         end: The column in which the next token goes.
-        room: How many tokens may be written.
+        rooms: How many tokens each row may get.
         active: The rows that have not ended, ascending.
         constraints: What may be written.
         streams: The random numbers of all rows.
@@ -192,7 +195,7 @@ class _Writing:
     mask: Bool[Tensor, "batch pos"]
     start: int
     end: int
-    room: int
+    rooms: Int64[Tensor, " batch"]
     active: Int64[Tensor, " kept"]
     constraints: TokenConstraints
     streams: RowStreams
@@ -206,7 +209,7 @@ class _Writing:
         return self.streams.keep(self.active).uniforms(self.mask[self.active].sum(dim=1))
 
     def append(self, tokens: Int64[Tensor, " kept"], *, is_end: Bool[Tensor, " kept"]) -> None:
-        """Write a token in every active row; those that end with it are active no longer."""
+        """Write a token in every active row; those that end or are full are active no longer."""
         column = self.ids[self.active, self.end : self.end + 1]
         everywhere = torch.ones_like(column, dtype=torch.bool)
         written = self.constraints.write(column, tokens[:, None], everywhere)
@@ -217,7 +220,8 @@ class _Writing:
         for row in self.active.tolist():
             self.steps[row] += 1
             self.seconds[row] = seconds
-        if bool(is_end.any()):
-            self.active = self.active[~is_end]
+        goes_on = ~is_end & (self.end - self.start < self.rooms[self.active])
+        if not bool(goes_on.all()):
+            self.active = self.active[goes_on]
             if self.cache is not None:
-                self.cache.keep_rows(~is_end)
+                self.cache.keep_rows(goes_on)
