@@ -125,6 +125,21 @@ def test_a_run_resumed_anywhere_is_the_same_run(tmp_path, accumulate, rows):
             assert torch.equal(weight, other), step
 
 
+def test_no_log_lacks_the_step_that_a_run_resumes_after(tmp_path):
+    def training(path):
+        return [row for row in log_of(path) if "train/loss" in row]
+
+    fit(tmp_path, ThinningCheckpoint(tmp_path / "c", **EVERY), steps=8)
+    for step in range(1, 8):
+        # As if the run had been killed after it saved, and before it logged.
+        resumed = tmp_path / f"resumed_{step}"
+        saved = tmp_path / "c" / f"step_{step:08d}.ckpt"
+        fit(resumed, ThinningCheckpoint(resumed), resume=saved, steps=8)
+        # Steps are counted from 0, and every second one is logged.
+        first = step - 1 if step % 2 == 0 else step
+        assert training(resumed) == [row for row in training(tmp_path) if row["step"] >= first]
+
+
 @pytest.mark.parametrize(
     "settings",
     [

@@ -13,6 +13,7 @@ from pellucid.xlm import _hub, _weights
 from pellucid.xlm._checkpoint_io import read_checkpoint
 from pellucid.xlm._ema import averaged_weights, copy_weights
 from pellucid.xlm._finite import FiniteWatch
+from pellucid.xlm._step_log import StepLog
 
 _CFG = "cfg"
 _KINDS = ("auto", "ema", "raw")
@@ -24,11 +25,14 @@ class CheckpointedModule(lightning.LightningModule):
     cfg: Any
     model: nn.Module
     _finite: FiniteWatch
+    _step_log: StepLog
     weights_step: int = 0
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to keep weights that are no numbers; keep configuration and data position."""
+        """Refuse to keep weights that are no numbers; keep configuration, data position and log."""
         self._finite.check()
+        steps, epoch = self.trainer.global_step, self.current_epoch
+        self._step_log.save(checkpoint, steps=steps, epoch=epoch)
         checkpoint[_CFG] = OmegaConf.to_container(self.cfg, resolve=False)
         loops = checkpoint.get("loops", {})
         held = loops.get("fit_loop", {}).get("state_dict", {})
@@ -49,6 +53,11 @@ class CheckpointedModule(lightning.LightningModule):
         """Say in one line what does not fit, before Lightning says it in hundreds."""
         state = checkpoint["state_dict"]
         _weights.check_state(self, state, source="the checkpoint")
+        self._step_log.load(checkpoint)
+
+    def on_train_start(self) -> None:
+        """Log again what was logged of the step that a run resumes after."""
+        self._step_log.replay(self.trainer.loggers)
 
     @classmethod
     def from_checkpoint(

@@ -18,6 +18,7 @@ from pellucid.xlm._measuring import MetricTable
 from pellucid.xlm._optimization import clip, configure
 from pellucid.xlm._prediction_log import Place
 from pellucid.xlm._resolvers import live_resolvers, register_resolvers
+from pellucid.xlm._step_log import StepLog
 from pellucid.xlm.contracts import LoaderKind, NLLBound, default_loader_kind
 
 _TRAIN_LOG = {"train/loss": "loss"}
@@ -90,6 +91,7 @@ class Harness(CheckpointedModule):
             self._build_parts()
         self.predictions_dir = self._predictions_dir()
         self._finite = FiniteWatch()
+        self._step_log = StepLog()
         self._generator: torch.Generator | None = None
         self._global: GlobalRandomness | None = None
 
@@ -193,7 +195,7 @@ class Harness(CheckpointedModule):
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
         norm = clip(weights, gradient_clip_val, gradient_clip_algorithm)
         if norm is not None and self.is_logging_step:
-            self.log("train/grad_norm", norm)
+            self._log_step({"train/grad_norm": norm})
 
     # ---- steps ------------------------------------------------------------------------------
 
@@ -242,9 +244,15 @@ class Harness(CheckpointedModule):
         self.metrics.update("train", name, batch, out, self.tokenizer)
         if self.is_logging_step:
             self._finite.check()
-            for shown, key in self.train_log.items():
-                self.log(shown, out[key].detach(), prog_bar=key == "loss", batch_size=1)
+            values = {shown: out[key].detach() for shown, key in self.train_log.items()}
+            in_bar = tuple(shown for shown, key in self.train_log.items() if key == "loss")
+            self._log_step(values, in_bar=in_bar)
         return loss
+
+    def _log_step(self, values: Mapping[str, Tensor], *, in_bar: Sequence[str] = ()) -> None:
+        self._step_log.note(self.trainer.global_step, values)
+        for shown, value in values.items():
+            self.log(shown, value, prog_bar=shown in in_bar, batch_size=1)
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Measure a batch of a validation loader."""
