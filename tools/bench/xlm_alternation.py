@@ -12,7 +12,8 @@ from typing import Any
 import lightning
 import torch
 
-STEPS_A_BLOCK = 10
+# A multiple of the batches that a loader makes in a row, so that each block has its share of them.
+STEPS_A_BLOCK = 16
 _STEPS_AFTER_A_PAUSE = 2
 
 

@@ -145,4 +145,4 @@ def test_other_callables_are_handed_lists() -> None:
         block(0), BatchPlan(n_rows=8, batch_size=4), lambda rows: kinds.append(type(rows)) or rows
     )
     assert next(iter(loader)) == block(0).rows(range(4))
-    assert kinds == [list]
+    assert set(kinds) == {list}
