@@ -3,10 +3,11 @@
 import ast
 from collections.abc import Iterator
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 
 from workspace.model import Violation, Workspace, WorkspaceError
-from workspace.source import parse
+from workspace.source import nodes, parse
 
 GLOSSARY = "packages/core/src/pellucid/core/axes.py"
 
@@ -57,15 +58,14 @@ def _literal_keys(node: ast.AST) -> frozenset[str]:
 
 def shapes(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the line and the shape string of every jaxtyping annotation in a file."""
-    tree = parse(path)
     kinds = {
         alias.asname or alias.name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and node.module == "jaxtyping"
+        for node in nodes(path, ast.ImportFrom)
+        if node.module == "jaxtyping"
         for alias in node.names
     }
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Subscript) or not isinstance(node.slice, ast.Tuple):
+    for node in nodes(path, ast.Subscript):
+        if not isinstance(node.slice, ast.Tuple):
             continue
         if _last_name(node.value) not in kinds and not _is_qualified(node.value):
             continue
@@ -86,23 +86,25 @@ def _is_qualified(node: ast.expr) -> bool:
     )
 
 
-def axis_names(shape: str) -> Iterator[str]:
-    """Yield the names in a shape string: `"*batch pos+1 d_model=64 3 ..."` holds three.
+@cache
+def axis_names(shape: str) -> tuple[str, ...]:
+    """Return the names in a shape string: `"*batch pos+1 d_model=64 3 ..."` holds three.
 
     Numbers, `...`, the modifiers `*`, `#`, `?` and `_`, and expressions in braces name no axis.
     """
-    for axis in shape.split():
-        bare = axis.lstrip("*#?_")
-        if not bare or bare == "..." or "{" in bare:
-            continue
-        if "=" in bare:
-            bare = bare.partition("=")[0]
-        try:
-            expression = ast.parse(bare, mode="eval")
-        except SyntaxError:
-            yield bare
-            continue
-        called = {id(node.func) for node in ast.walk(expression) if isinstance(node, ast.Call)}
-        for node in ast.walk(expression):
-            if isinstance(node, ast.Name) and id(node) not in called:
-                yield node.id
+    return tuple(name for axis in shape.split() for name in _names(axis.lstrip("*#?_")))
+
+
+def _names(axis: str) -> Iterator[str]:
+    if not axis or axis == "..." or "{" in axis:
+        return
+    bare = axis.partition("=")[0]
+    try:
+        expression = ast.parse(bare, mode="eval")
+    except SyntaxError:
+        yield bare
+        return
+    called = {id(node.func) for node in ast.walk(expression) if isinstance(node, ast.Call)}
+    for node in ast.walk(expression):
+        if isinstance(node, ast.Name) and id(node) not in called:
+            yield node.id

@@ -1,13 +1,15 @@
-"""Python files as syntax trees, parsed once."""
+"""Python files as syntax trees, parsed and walked once."""
 
 import ast
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 from workspace.model import WorkspaceError
 
-Function = ast.FunctionDef | ast.AsyncFunctionDef
+_Node = TypeVar("_Node", bound=ast.AST)
 
 
 @cache
@@ -18,9 +20,30 @@ def parse(path: Path) -> ast.Module:
         WorkspaceError: The file is not Python.
     """
     try:
-        return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+        return _tree_of(path.read_text(encoding="utf-8"))
     except SyntaxError as error:
         raise WorkspaceError(f"{path}:{error.lineno}: {error.msg}") from error
+
+
+def nodes(path: Path, *kinds: type[_Node]) -> Iterator[_Node]:
+    """Yield every node of a file that is of one of these kinds, one kind after the other."""
+    found = _nodes_by_kind(parse(path))
+    for kind in kinds:
+        for node in found.get(kind, ()):
+            assert isinstance(node, kind)
+            yield node
+
+
+# By text: copies of a workspace, which tests make, have the files of the workspace.
+_tree_of = cache(ast.parse)
+
+
+@cache
+def _nodes_by_kind(tree: ast.Module) -> Mapping[type[ast.AST], Sequence[ast.AST]]:
+    found: defaultdict[type[ast.AST], list[ast.AST]] = defaultdict(list)
+    for node in ast.walk(tree):
+        found[type(node)].append(node)
+    return dict(found)
 
 
 def dotted_name(node: ast.expr) -> str:
@@ -33,8 +56,8 @@ def dotted_name(node: ast.expr) -> str:
     return ""
 
 
-def imported_modules(path: Path, module: str) -> Iterator[tuple[int, str]]:
-    """Yield the line and the absolute dotted name of everything that a file imports.
+def imported_modules(path: Path, module: str) -> list[tuple[int, str]]:
+    """Return the line and the absolute dotted name of everything that a file imports, in order.
 
     Imports inside functions and `importlib.import_module("literal")` count like all others. For
     `from a import b` the name is `a.b`: whether `b` is a module is not known, and need not be.
@@ -44,18 +67,21 @@ def imported_modules(path: Path, module: str) -> Iterator[tuple[int, str]]:
         module: Its dotted name, against which relative imports are resolved.
     """
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(parse(path)):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield node.lineno, alias.name
-        elif isinstance(node, ast.ImportFrom):
-            base = _absolute_base(node, package)
-            for alias in node.names:
-                yield node.lineno, f"{base}.{alias.name}"
-        elif isinstance(node, ast.Call):
-            name = _literal_import(node)
-            if name:
-                yield node.lineno, name
+    return sorted(_imports(path, package))
+
+
+def _imports(path: Path, package: str) -> Iterator[tuple[int, str]]:
+    for node in nodes(path, ast.Import):
+        for alias in node.names:
+            yield node.lineno, alias.name
+    for node in nodes(path, ast.ImportFrom):
+        base = _absolute_base(node, package)
+        for alias in node.names:
+            yield node.lineno, f"{base}.{alias.name}"
+    for node in nodes(path, ast.Call):
+        name = _literal_import(node)
+        if name:
+            yield node.lineno, name
 
 
 def _absolute_base(node: ast.ImportFrom, package: str) -> str:
@@ -74,13 +100,6 @@ def _literal_import(node: ast.Call) -> str:
     if isinstance(target, ast.Constant) and isinstance(target.value, str):
         return target.value
     return ""
-
-
-def functions(tree: ast.AST) -> Iterator[Function]:
-    """Yield every function and method of a tree, nested ones included."""
-    for node in ast.walk(tree):
-        if isinstance(node, Function):
-            yield node
 
 
 def top_level_names(tree: ast.Module) -> set[str]:

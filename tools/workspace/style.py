@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from workspace.model import Violation, Workspace
-from workspace.source import dotted_name, functions, parse
+from workspace.source import dotted_name, nodes, parse
 
 MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 70
 
 _MARKS = {f"pytest.mark.{kind}": f"pytest.mark.{kind}" for kind in ("skip", "skipif", "xfail")}
 _CALLS = {f"pytest.{kind}": f"pytest.{kind}" for kind in ("skip", "xfail", "importorskip")}
+_SKIPS = (ast.Call, ast.Attribute, ast.Name)  # what a skip can be, with or without its reason
 _QUARANTINED = {"pytest.mark.skip", "pytest.mark.xfail"}
 _QUARANTINE_ROW = re.compile(r"^\| `(?P<test>[^`]+::[^`]+)` \|", re.MULTILINE)
 
@@ -46,7 +47,7 @@ def files_are_short(workspace: Workspace) -> Iterator[Violation]:
 def functions_are_short(workspace: Workspace) -> Iterator[Violation]:
     """A function is read at one glance: its docstring counts, a long list of options does not."""
     for path in workspace.python_files():
-        for function in functions(parse(path)):
+        for function in nodes(path, ast.FunctionDef, ast.AsyncFunctionDef):
             first, last = function.body[0], function.body[-1]
             lines = (last.end_lineno or last.lineno) - first.lineno + 1
             if lines > MAX_FUNCTION_LINES:
@@ -60,16 +61,15 @@ def functions_are_short(workspace: Workspace) -> Iterator[Violation]:
 def skips_give_reasons(workspace: Workspace) -> Iterator[Violation]:
     """A test that does not run says why."""
     for path in _test_files(workspace):
-        tree = parse(path)
-        aliases = _pytest_names(tree)
-        called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-        for node in ast.walk(tree):
+        aliases = _pytest_names(path)
+        called = {id(node.func) for node in nodes(path, ast.Call)}
+        for node in nodes(path, *_SKIPS):
             kind = _skip_kind(node, aliases)
             if kind is None or id(node) in called:
                 continue
             if not isinstance(node, ast.Call) or not _has_reason(node, kind):
                 yield Violation(
-                    f"{workspace.show(path)}:{getattr(node, 'lineno', 0)}",
+                    f"{workspace.show(path)}:{node.lineno}",
                     f"{kind} without a reason",
                     'say why in reason="..."',
                 )
@@ -94,16 +94,16 @@ def quarantine_is_listed(workspace: Workspace) -> Iterator[Violation]:
 def _switched_off(workspace: Workspace) -> Iterator[str]:
     """Yield `path::name` for a switched-off function or class, `path::*` for any other mark."""
     for path in _test_files(workspace):
-        tree = parse(path)
-        aliases = _pytest_names(tree)
+        aliases = _pytest_names(path)
         decorating: set[int] = set()
-        for node in ast.walk(tree):
-            decorators: list[ast.expr] = getattr(node, "decorator_list", [])
-            off = [mark for mark in decorators if _skip_kind(mark, aliases) in _QUARANTINED]
+        for node in nodes(path, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef):
+            off = [
+                mark for mark in node.decorator_list if _skip_kind(mark, aliases) in _QUARANTINED
+            ]
             decorating |= {id(part) for mark in off for part in ast.walk(mark)}
             if off:
-                yield f"{workspace.show(path)}::{getattr(node, 'name', '')}"
-        for node in ast.walk(tree):
+                yield f"{workspace.show(path)}::{node.name}"
+        for node in nodes(path, *_SKIPS):
             if _skip_kind(node, aliases) in _QUARANTINED and id(node) not in decorating:
                 yield f"{workspace.show(path)}::*"
 
@@ -114,14 +114,14 @@ def _test_files(workspace: Workspace) -> Iterator[Path]:
     yield from sorted((workspace.root / "tests").rglob("*.py"))
 
 
-def _pytest_names(tree: ast.Module) -> Mapping[str, str]:
+def _pytest_names(path: Path) -> Mapping[str, str]:
     """Return local names of what a file takes from pytest: `skip` for `from pytest import skip`."""
     names: dict[str, str] = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module == "pytest":
+    for node in nodes(path, ast.ImportFrom):
+        if node.module == "pytest":
             names |= {alias.asname or alias.name: f"pytest.{alias.name}" for alias in node.names}
-        if isinstance(node, ast.Import):
-            names |= {a.asname: "pytest" for a in node.names if a.name == "pytest" and a.asname}
+    for node in nodes(path, ast.Import):
+        names |= {a.asname: "pytest" for a in node.names if a.name == "pytest" and a.asname}
     return names
 
 
