@@ -1,10 +1,12 @@
 """Candidates split over processes, each of which holds a whole model."""
 
+import atexit
 import dataclasses
 import zlib
 from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
@@ -57,7 +59,11 @@ class CandidateShards:
                 "splitting candidates over processes needs accelerate. "
                 "Install pellucid-hf[accelerate]."
             ) from error
+        had_group = _has_group()
         state = PartialState(cpu=model.device.type == "cpu")
+        if _has_group() and not had_group:
+            # A group whose threads outlive the interpreter aborts its process, now and then.
+            atexit.register(_leave_group)
         self.n_processes: int = state.num_processes
         self._index: int = state.process_index
         self._gather: Any = gather
@@ -106,3 +112,12 @@ class CandidateShards:
                 f"the {self.n_processes} processes were given different candidates. Start all of "
                 "them with the same seed, and let none of them decide by the clock."
             )
+
+
+def _has_group() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _leave_group() -> None:
+    if _has_group():
+        dist.destroy_process_group()
