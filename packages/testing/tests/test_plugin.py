@@ -1,5 +1,6 @@
 """The plugin turns runtime checks on before core is imported, and the network off."""
 
+import gc
 import os
 import socket
 import subprocess
@@ -129,6 +130,10 @@ def test_workers_use_one_thread():
     environment = {n: held for n, held in os.environ.items() if n != "OMP_NUM_THREADS"}
     environment["PYTEST_XDIST_WORKER"] = "gw0"
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+def test_what_was_imported_for_the_tests_is_not_searched_for_garbage():
+    assert gc.get_freeze_count() > 10_000
 
 
 def test_a_plugin_that_comes_too_late_says_so(tmp_path):

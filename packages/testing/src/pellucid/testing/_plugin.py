@@ -5,6 +5,7 @@ through its package: core reads `PELLUCID_TYPECHECK` once, when it is first impo
 nothing that was imported before. Subprocesses of a test inherit the environment set here.
 """
 
+import gc
 import importlib
 import os
 import sys
@@ -57,7 +58,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Hold a worker to one thread, whatever its tests imported torch with."""
+    """Hold a worker to one thread, and let its garbage collector skip what stays to the end."""
     torch = sys.modules.get("torch")
     if _IS_WORKER and torch is not None:
         torch.set_num_threads(1)
+    # Modules and thousands of tests: every full collection would look through all of them.
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Show the garbage collector everything again: some libraries count what is left."""
+    gc.unfreeze()
