@@ -21,27 +21,30 @@ from typing import Any
 import lightning
 import torch
 from contestant import Contestant, make_environment
-from xlm_alternation import STEPS_A_BLOCK, Alternation, clock
+from xlm_alternation import STEPS_A_BLOCK, STEPS_BEFORE_A_BLOCK, Alternation, clock
 
 from pellucid.xlm._assembly import assemble, build_trainer, quiet
 from pellucid.xlm._compose import compose_config
 
+_OWN = "pellucid.xlm"
 PEER = "xlm-core 0.3.1"
 # Neither asks for a version of transformers that it works with; 5 lacks what the first imports.
 PEER_PACKAGES = ("xlm-core==0.3.1", "xlm-models==0.3.1", "transformers==4.57.1")
+_STEPS_A_ROUND = STEPS_BEFORE_A_BLOCK + STEPS_A_BLOCK
 _MODEL = ["model.d_model=64", "model.num_layers=2", "model.nhead=4", "model.rotary_emb_dim=16"]
 _PAGE = """# What the harness costs
 
 Written by `tools/bench/xlm.py` on {threads} thread(s), {device}: star_easy, batch 64, width 64,
-two layers, four heads; {blocks} blocks of {steps} steps of the harness, each followed by one of a
-plain loop in the same process. CPU milliseconds a step, medians of the blocks; the ratio is the
-median of each block's ratio to the plain block beside it. The plain loop is given batches that
-were collated beforehand; the harness reads and collates its own. "Lightning alone" is a module of
-three lines with the same model, loss and optimizer, no callbacks and collated batches: the least
-that a harness on Lightning can cost.{peer}
+two layers, four heads; {repeats} runs of {blocks} blocks of {steps} steps of the harness, each
+followed by one of a plain loop in the same process; two more steps before each block do not count.
+CPU milliseconds a step, medians of the runs' medians; the ratio of a run is the median of each
+block's to the plain block beside it. Where weights come to lie in memory moves a run's ratio by a
+hundredth or two. The plain loop is given batches that were collated beforehand; the harness reads
+and collates its own. "Lightning alone" is a module of three lines with the same model, loss and
+optimizer, no callbacks and collated batches: the least that a harness on Lightning can cost.{peer}
 
-| harness | family | plain | harness | ratio |
-|---|---|---:|---:|---:|
+| harness | family | plain | harness | ratio | of the runs |
+|---|---|---:|---:|---:|---:|
 {overhead}
 
 | family | collating a batch, ms | share of a plain step |
@@ -81,7 +84,7 @@ class Peer(Contestant):
 
     def __init__(self, python: str, family: str, *, blocks: int, directory: Path) -> None:
         # Enough for one epoch, whose end would count as steps.
-        graphs = 64 * STEPS_A_BLOCK * (blocks + 2)
+        graphs = 64 * _STEPS_A_ROUND * (blocks + 2)
         super().__init__(
             "xlm_peer.py",
             python,
@@ -117,7 +120,7 @@ def measure_overhead(
         directory: Where the run writes.
         pause: What is done between two pairs of blocks, untimed.
     """
-    cfg = _config(family, directory, steps=blocks * STEPS_A_BLOCK)
+    cfg = _config(family, directory, steps=blocks * _STEPS_A_ROUND)
     assembly = assemble(cfg)
     alternation = Alternation(pause)
     with quiet():
@@ -184,19 +187,20 @@ def measure_floor(family: str, *, blocks: int, directory: Path) -> dict[str, flo
     return alternation.summary()
 
 
-def measure_collator(family: str, *, batches: int, directory: Path) -> float:
-    """Return the milliseconds that reading and collating one batch takes."""
+def measure_collator(family: str, *, blocks: int, directory: Path) -> float:
+    """Return the milliseconds that reading and collating one batch takes, of many in a row."""
     assembly = assemble(_config(family, directory, steps=1))
     assembly.data.prepare_data()
     assembly.data.setup("fit")
     loader = iter(assembly.data.train_dataloader())
-    next(loader)
     times: list[float] = []
-    for _ in range(batches):
+    # The first block has what was made before the clock ran.
+    for _ in range(blocks):
         start = clock()
-        next(loader)
-        times.append(clock() - start)
-    return 1e3 * statistics.median(times)
+        for _ in range(STEPS_A_BLOCK):
+            next(loader)
+        times.append((clock() - start) / STEPS_A_BLOCK)
+    return 1e3 * statistics.median(times[1:])
 
 
 def measure_generation(tokens: int, *, rows: int, directory: Path) -> tuple[float, float]:
@@ -265,15 +269,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         for family in given.families:
-            found, peers = _compare(family, python, blocks=given.blocks, directory=directory)
-            overhead.append(_row("pellucid.xlm", family, found))
-            if peers is not None:
-                overhead.append(_row(PEER, family, peers))
-                about = _ABOUT_PEER.format(versions=peers["versions"])
-            floor = measure_floor(family, blocks=given.blocks, directory=directory)
-            overhead.append(_row("Lightning alone", family, floor))
-            took = measure_collator(family, batches=10 * given.blocks, directory=directory)
-            share = took / found["plain_ms"]
+            runs: dict[str, list[dict[str, Any]]] = {}
+            for repeat in range(given.repeats):
+                place = directory / family / str(repeat)
+                for harness, found in _compare(
+                    family, python, blocks=given.blocks, directory=place
+                ):
+                    runs.setdefault(harness, []).append(found)
+            overhead += [_row(harness, family, found) for harness, found in runs.items()]
+            if PEER in runs:
+                about = _ABOUT_PEER.format(versions=runs[PEER][0]["versions"])
+            took = measure_collator(family, blocks=given.blocks, directory=directory)
+            share = took / statistics.median(run["plain_ms"] for run in runs[_OWN])
             collators.append(f"| {family} | {took:.2f} | {share:.1%} |")
         generation = [
             _gain(tokens, *measure_generation(tokens, rows=4, directory=directory))
@@ -282,6 +289,7 @@ def main() -> None:
     page = _PAGE.format(
         threads=torch.get_num_threads(),
         device=torch.cuda.get_device_name() if torch.cuda.is_available() else "no accelerator",
+        repeats=given.repeats,
         blocks=given.blocks,
         steps=STEPS_A_BLOCK,
         peer=about,
@@ -297,7 +305,8 @@ def main() -> None:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--families", nargs="+", default=["arlm", "mlm"])
-    parser.add_argument("--blocks", type=int, default=40)
+    parser.add_argument("--repeats", type=int, default=5, help="runs of each harness")
+    parser.add_argument("--blocks", type=int, default=12)
     parser.add_argument("--tokens", type=int, nargs="+", default=[128, 512])
     parser.add_argument("--peer", type=Path, help="where the peer's environment is, or goes")
     parser.add_argument("--out", type=Path)
@@ -306,18 +315,25 @@ def _parse() -> argparse.Namespace:
 
 def _compare(
     family: str, python: str | None, *, blocks: int, directory: Path
-) -> tuple[dict[str, float], dict[str, Any] | None]:
-    """Measure this workspace's harness, and in turn with it the peer's if there is one."""
-    if python is None:
-        return measure_overhead(family, blocks=blocks, directory=directory), None
-    peer = Peer(python, family, blocks=blocks, directory=directory / "peer")
-    found = measure_overhead(family, blocks=blocks, directory=directory, pause=peer.advance)
-    return found, peer.finish()
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield what one run each found of this harness, in turn with it the peer's, and the floor."""
+    peer = None
+    if python is not None:
+        peer = Peer(python, family, blocks=blocks, directory=directory / "peer")
+    pause = None if peer is None else peer.advance
+    yield _OWN, measure_overhead(family, blocks=blocks, directory=directory, pause=pause)
+    if peer is not None:
+        yield PEER, peer.finish()
+    yield "Lightning alone", measure_floor(family, blocks=blocks, directory=directory)
 
 
-def _row(harness: str, family: str, found: dict[str, float]) -> str:
-    plain, own = found["plain_ms"], found["harness_ms"]
-    return f"| {harness} | {family} | {plain:.1f} | {own:.1f} | {found['ratio']:.3f} |"
+def _row(harness: str, family: str, runs: list[dict[str, Any]]) -> str:
+    plain, own, ratio = (
+        statistics.median(run[name] for run in runs) for name in ("plain_ms", "harness_ms", "ratio")
+    )
+    low, high = (edge(run["ratio"] for run in runs) for edge in (min, max))
+    times = f"| {harness} | {family} | {plain:.1f} | {own:.1f}"
+    return f"{times} | {ratio:.3f} | {low:.3f} to {high:.3f} |"
 
 
 def _gain(tokens: int, cached: float, again: float) -> str:

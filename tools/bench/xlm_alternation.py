@@ -14,7 +14,8 @@ import torch
 
 # A multiple of the batches that a loader makes in a row, so that each block has its share of them.
 STEPS_A_BLOCK = 16
-_STEPS_AFTER_A_PAUSE = 2
+# The first steps of a block do not count: what ran before has filled the caches with its own.
+STEPS_BEFORE_A_BLOCK = 2
 
 
 class Alternation(lightning.Callback):
@@ -24,15 +25,15 @@ class Alternation(lightning.Callback):
     batches that were collated beforehand.
 
     Args:
-        pause: Called after each block of plain steps, untimed; training ends where it returns
-            False.
+        pause: Called before or after each block of plain steps, untimed; training ends where it
+            returns False.
         warm_up: Blocks that do not count.
     """
 
     def __init__(self, pause: Callable[[], bool] | None = None, *, warm_up: int = 2) -> None:
         self._pause = pause
         self._warm_up = warm_up
-        self._count = 0
+        self._count = self._n_steps = 0
         self._harness_s: list[float] = []
         self._plain_s: list[float] = []
 
@@ -57,21 +58,31 @@ class Alternation(lightning.Callback):
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
     ) -> None:
         """Between two blocks of the harness, run one of the plain loop."""
-        del pl_module, batch
-        if batch_idx % STEPS_A_BLOCK:
+        del pl_module, batch, batch_idx
+        step = self._n_steps % (STEPS_BEFORE_A_BLOCK + STEPS_A_BLOCK)
+        self._n_steps += 1
+        if step == STEPS_BEFORE_A_BLOCK:
+            self._mark = clock()
+        if step:
             return
-        now = clock()
         if self._count > self._warm_up:
-            self._harness_s.append((now - self._mark) / STEPS_A_BLOCK)
+            self._harness_s.append((clock() - self._mark) / STEPS_A_BLOCK)
+        # In turn, so that of each pair of blocks both come after a pause, or none.
+        rests_first = self._count % 2 == 1
+        if rests_first:
+            self._rest(trainer)
+        self._run_plain(STEPS_BEFORE_A_BLOCK)
+        start = clock()
         self._run_plain(STEPS_A_BLOCK)
-        if self._count >= self._warm_up:
-            self._plain_s.append((clock() - now) / STEPS_A_BLOCK)
+        if self._count > self._warm_up:
+            self._plain_s.append((clock() - start) / STEPS_A_BLOCK)
         self._count += 1
-        if self._pause is not None:
-            trainer.should_stop = not self._pause()
-            # What others did has emptied the caches, which is no cost of the harness.
-            self._run_plain(_STEPS_AFTER_A_PAUSE)
-        self._mark = clock()
+        if not rests_first:
+            self._rest(trainer)
+
+    def _rest(self, trainer: Any) -> None:
+        if self._pause is not None and not self._pause():
+            trainer.should_stop = True
 
     def _run_plain(self, steps: int) -> None:
         for batch in self._batches[:steps]:
