@@ -7,7 +7,7 @@ import argparse
 import gc
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def violations(workspace: Workspace) -> list[tuple[str, Violation]]:
 
 
 @contextmanager
-def _without_collection() -> Iterator[None]:
+def _without_collection() -> Generator[None]:
     """Trees have no cycles; looking for some while they grow is two thirds of all the work."""
     was_on = gc.isenabled()
     gc.disable()

@@ -40,7 +40,9 @@ class StepLog:
     def replay(self, loggers: list[Any]) -> None:
         """Hand what a checkpoint held to loggers, once."""
         held, self._held = self._held, None
-        for logger in loggers if held else ():
+        if held is None:
+            return
+        for logger in loggers:
             logger.log_metrics(dict(held["values"]), step=held["step"])
 
 
