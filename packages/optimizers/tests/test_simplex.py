@@ -44,7 +44,7 @@ def test_entropy_is_limited_and_low_entropy_is_left_alone(point, strength):
     found = project_on_entropy(probs, strength)
     torch.testing.assert_close(found.sum(), torch.tensor(1.0), **close)
     assert (found >= 0).all()
-    if gini(probs) <= limit:
+    if gini(probs) <= limit - 1e-6:  # below what rounding decides
         torch.testing.assert_close(found, probs, **close)
     spread = probs[probs > 0]
     assume(float(spread.max() - spread.min()) > 1e-3 or n_support == 1)

@@ -5,6 +5,7 @@ through its package: core reads `PELLUCID_TYPECHECK` once, when it is first impo
 nothing that was imported before. Subprocesses of a test inherit the environment set here.
 """
 
+import atexit
 import gc
 import importlib
 import os
@@ -62,11 +63,8 @@ def pytest_collection_finish() -> None:
     torch = sys.modules.get("torch")
     if _IS_WORKER and torch is not None:
         torch.set_num_threads(1)
-    # Modules and thousands of tests: every full collection would look through all of them.
+    # Modules and thousands of tests: every full collection would look through all of them. Some
+    # libraries count at the end what is left, so that it must be seen again by then.
     gc.collect()
     gc.freeze()
-
-
-def pytest_unconfigure() -> None:
-    """Show the garbage collector everything again: some libraries count what is left."""
-    gc.unfreeze()
+    atexit.register(gc.unfreeze)
