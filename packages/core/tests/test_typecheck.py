@@ -1,6 +1,8 @@
 """The switch, in fresh interpreters; and the boundary check, here."""
 
+import os
 import random
+import subprocess
 import sys
 
 import pytest
@@ -164,3 +166,21 @@ def test_checks_draw_nothing_from_the_callers_generator():
     assert count(["a", "b", "c"]) == 3
     Targets(target_response_strs=["a", "b"])
     assert random.getstate() == before
+
+
+def test_what_runs_as_a_module_leaves_no_checked_bytecode(tmp_path):
+    package = tmp_path / "pellucid" / "tried"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("import pellucid.core\n")
+    (package / "run.py").write_text("def f(x: int) -> int:\n    return x\n\nprint(f(1))\n")
+    for switch in ("1", "0"):
+        environment = {**os.environ, "PELLUCID_TYPECHECK": switch, "PYTHONPATH": str(tmp_path)}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        done = subprocess.run(
+            [sys.executable, "-m", "pellucid.tried.run"],
+            capture_output=True,
+            text=True,
+            env=environment,
+            check=False,
+        )
+        assert done.stdout == "1\n", done.stderr

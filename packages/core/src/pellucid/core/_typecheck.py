@@ -6,6 +6,7 @@ checks what crosses a boundary between packages.
 """
 
 import functools
+import itertools
 import os
 import sys
 from collections.abc import Callable
@@ -40,6 +41,19 @@ def install_hook() -> None:
         # sets only when the package has been imported.
         setattr(sys.modules["pellucid"], "core", sys.modules["pellucid.core"])  # noqa: B010
         jaxtyping.install_import_hook("pellucid", "pellucid.core._typecheck.checker")
+        if _runs_a_module():
+            sys.dont_write_bytecode = True
+
+
+def _runs_a_module() -> bool:
+    """Say whether Python runs a module of ours by name, as `python -m` does, and so does a worker.
+
+    The hook marks the bytecode of what is imported, but not that of what is run: left in the cache,
+    it would fail in the next process that checks nothing.
+    """
+    asked = itertools.pairwise(sys.orig_argv)
+    is_ours = any(flag == "-m" and name.startswith("pellucid") for flag, name in asked)
+    return is_ours or "--multiprocessing-fork" in sys.orig_argv
 
 
 def are_boundaries_checked() -> bool:
