@@ -73,8 +73,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as held:
         folder = Path(held)
         candidates, gap = measure_candidates(folder, options.steps, options.repeats)
-        training = measure_training(folder, 5 * options.steps, options.repeats)
-        sweep = measure_sweep(folder, options.steps, options.repeats)
+        training = measure_training(folder, 10 * options.steps, options.repeats)
+        sweep = measure_sweep(folder, 20 * options.steps, options.repeats)
     page = _PAGE.format(
         n_cores=os.cpu_count(),
         load=load,
@@ -125,13 +125,13 @@ def measure_training(folder: Path, n_steps: int, repeats: int) -> dict[int, floa
     for repeat in range(repeats):
         for n, strategy in {1: "cpu", 2: "ddp"}.items():
             took: list[float] = []
-            for length in (n_steps, 3 * n_steps):
+            for length in (n_steps, 5 * n_steps):
                 command = [sys.executable, str(xlm), "job_type=train", "experiment=star_easy_arlm"]
                 command += [f"job_name=t{n}-{repeat}-{length}", f"trainer_strategy={strategy}"]
                 command += [f"trainer.devices={n}", "trainer.accelerator=cpu"]
                 command += [f"trainer.max_steps={length}", f"trainer.val_check_interval={10**6}"]
                 took.append(_run(command, folder))
-            found[n].append((took[1] - took[0]) / (2 * n_steps))
+            found[n].append((took[1] - took[0]) / (4 * n_steps))
     return {n: statistics.median(held) for n, held in found.items()}
 
 
@@ -141,7 +141,7 @@ def measure_sweep(folder: Path, n_steps: int, repeats: int) -> dict[int, float]:
     for repeat in range(repeats):
         for n, held in found.items():
             command = [sys.executable, "-m", "pellucid.recipes", "-m", "recipe=gcg__zou2023"]
-            command += [f"seed={','.join(map(str, range(N_SWEPT)))}", f"num_steps={2 * n_steps}"]
+            command += [f"seed={','.join(map(str, range(N_SWEPT)))}", f"num_steps={n_steps}"]
             command += ["model=zoo:tiny-chat", "overrides.n_candidates=64"]
             command += [f"hydra.launcher.n_jobs={n}", f"out={folder / f'sweep-{n}-{repeat}'}"]
             held.append(_run(command, folder))

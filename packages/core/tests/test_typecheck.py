@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 
+import jaxtyping
 import pytest
 import torch
 from core_samples import run_python
@@ -143,6 +144,49 @@ def test_turned_off_a_boundary_is_the_function_itself(monkeypatch):
 
     assert boundary(plain) is plain
     assert not are_boundaries_checked()
+
+
+def closure(kind, number):
+    def scale(x: kind, by: float = number) -> Float[Tensor, " batch"]:
+        return x * by * number
+
+    return jaxtyping.jaxtyped(scale, typechecker=_typecheck.checker)
+
+
+def test_checks_of_closures_are_written_once_for_all_with_one_signature(monkeypatch):
+    written = []
+    monkeypatch.setattr(_typecheck, "_CHECKS_OF_CLOSURES", {})
+    write = _typecheck._CHECKER
+    monkeypatch.setattr(_typecheck, "_CHECKER", lambda f: written.append(f) or write(f))
+    row = Float[Tensor, " batch"]
+    doubles, triples = closure(row, 2.0), closure(row, 3.0)
+    assert len(written) == 2  # of what goes in, and of what comes out
+    assert doubles(torch.ones(2)).tolist() == [4.0, 4.0]
+    assert triples(torch.ones(1)).tolist() == [9.0]
+    grids = closure(Float[Tensor, "batch pos"], 2.0)
+    assert len(written) == 4
+    for scale, wrong in ((triples, torch.ones(1, 1)), (grids, torch.ones(1))):
+        with pytest.raises(jaxtyping.TypeCheckError, match="checking the parameters"):
+            scale(wrong)
+    with pytest.raises(jaxtyping.TypeCheckError, match="checking the return value"):
+        grids(torch.ones(1, 1))
+
+
+def test_a_class_of_one_call_is_not_that_of_the_next():
+    def make():
+        class Local:
+            pass
+
+        def take(x: Local) -> type:
+            return type(x)
+
+        return Local, jaxtyping.jaxtyped(take, typechecker=_typecheck.checker)
+
+    (first, takes_first), (second, takes_second) = make(), make()
+    assert takes_first(first()) is first
+    assert takes_second(second()) is second
+    with pytest.raises(jaxtyping.TypeCheckError):
+        takes_first(second())
 
 
 def test_the_hook_is_installed_only_when_asked_for(monkeypatch):

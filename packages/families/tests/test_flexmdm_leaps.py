@@ -65,7 +65,7 @@ def texts(n_rows, n_masks, *, room=40):
     ids = torch.tensor([[BOS, *[MASK] * n_masks, EOS]]).expand(n_rows, -1)
     shown = torch.ones_like(ids, dtype=torch.bool)
     batch = {"input_ids": ids, "attention_mask": shown, "fixed": ids == BOS}
-    return Growing.of(batch, tokenizer=TOKENIZER, max_new_tokens=room)
+    return Growing.of(batch, tokenizer=TOKENIZER, max_new_tokens=room, max_length=0)
 
 
 def leap(way, n_rows, *, share=0.3, step=0):
@@ -160,8 +160,9 @@ def test_inserting_is_what_it_is_one_by_one(rows, left):
 
     ids = grid(0, PAD)
     batch = {"input_ids": ids, "attention_mask": ids != PAD, "fixed": grid(1, True)}
-    state = Growing.of(batch, tokenizer=TOKENIZER, max_new_tokens=room)
+    state = Growing.of(batch, tokenizer=TOKENIZER, max_new_tokens=room, max_length=0)
     counts = torch.nn.functional.pad(grid(2, 0), (0, room))
+    assert state.ids.shape == counts.shape
     grown = state.insert(counts)
     for row, cells in enumerate(rows):
         out, closed = [], []
@@ -169,11 +170,11 @@ def test_inserting_is_what_it_is_one_by_one(rows, left):
             out += [MASK] * n + [token]
             closed += [False] * n + [is_closed]
         pads = [PAD] * (width + room - left - len(out))
+        assert grown.room[row] == len(cells) + room - len(out)
         assert grown.ids[row].tolist() == [PAD] * left + out + pads
         assert grown.shown[row].tolist() == [token != PAD for token in grown.ids[row].tolist()]
         here = grown.shown[row]
         assert grown.closed[row][here].tolist() == closed
         assert grown.given[row][here].tolist() == [token != MASK for token in out]
         assert grown.index[row][here].tolist() == list(range(len(out)))
-        assert grown.room[row] == len(pads)
     assert grown.width == max(left + len(row) + sum(n for *_, n in row) for row in rows)

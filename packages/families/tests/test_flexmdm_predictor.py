@@ -118,8 +118,7 @@ def test_whatever_the_network_says_what_was_given_stays(seed, way, steps, room):
         given = ids[row][shown[row]].tolist()
         closed = batch["fixed"][row][shown[row]].tolist()
         out = [token for token in found["ids"][row].tolist() if token != PAD]
-        # The first of the columns is padding.
-        assert len(given) <= len(out) <= 7 + room
+        assert len(given) <= len(out) <= len(given) + room
         assert MASK not in out
         assert fits(out, given, closed)
 
@@ -371,6 +370,13 @@ def test_without_a_limit_the_model_is_the_limit(make_model):
     found = predictor(model, 4, None).predict(prompt_batch(2))
     assert found["ids"].shape == (2, 9)
     assert (found["ids"][:, -1] == EOS).all()
+
+    # Whatever padding stands before a prompt.
+    ids = torch.tensor([[PAD, PAD, BOS, EOS], [BOS, 7, 8, EOS]])
+    batch = {"input_ids": ids, "attention_mask": ids != PAD, "fixed": ids != EOS}
+    padded = predictor(model, 4, None).predict(batch)["ids"]
+    assert (padded != PAD).sum(dim=1).tolist() == [9, 9]
+    assert padded[0, -1] == padded[1, -3] == EOS
 
 
 def test_bad_input_is_named(model, batch):

@@ -27,11 +27,26 @@ _SWITCH = os.environ.get("PELLUCID_TYPECHECK", "")
 CHECKS = BeartypeConf(is_pep484_tower=True, is_random=False)
 
 _CHECKER = beartype(conf=CHECKS)
+_CHECKS_OF_CLOSURES: dict[tuple[object, ...], Any] = {}
 
 
 def checker(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
-    """Wrap a function so that every call is checked against its annotations."""
-    return _CHECKER(function)
+    """Wrap a function so that every call is checked against its annotations.
+
+    jaxtyping passes functions that do nothing but have the annotations in question. A nested
+    function is defined at every call of the one around it, and to write its checks takes longer
+    than most calls: they are written once, unless a class of that call is among the annotations.
+    """
+    if "<locals>" not in function.__qualname__:
+        return _CHECKER(function)
+    # jaxtyping makes a new class of each annotation, but gives equal ones the same name.
+    names = [repr(annotation) for annotation in function.__annotations__.values()]
+    if any("<locals>" in name for name in names):
+        return _CHECKER(function)
+    key = (function.__module__, function.__qualname__, function.__code__, *names)
+    if key not in _CHECKS_OF_CLOSURES:
+        _CHECKS_OF_CLOSURES[key] = _CHECKER(function)
+    return _CHECKS_OF_CLOSURES[key]
 
 
 def install_hook() -> None:

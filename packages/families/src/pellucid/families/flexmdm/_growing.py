@@ -24,6 +24,7 @@ class Growing:
         shown: Where there is text.
         given: Tokens that never change.
         closed: Tokens to the left of which nothing is inserted.
+        most: How many tokens each row may have.
         mask_id: The id of the mask.
         pad_id: The id of padding.
     """
@@ -32,13 +33,32 @@ class Growing:
     shown: Bool[Tensor, "batch pos"]
     given: Bool[Tensor, "batch pos"]
     closed: Bool[Tensor, "batch pos"]
+    most: Int64[Tensor, " batch"]
     mask_id: int
     pad_id: int
 
     @classmethod
-    def of(cls, batch: Mapping[str, Any], *, tokenizer: Any, max_new_tokens: int) -> "Growing":
-        """Read a prediction batch, and add columns to it."""
-        shown, more = batch["attention_mask"].bool(), (0, max_new_tokens)
+    def of(
+        cls,
+        batch: Mapping[str, Any],
+        *,
+        tokenizer: Any,
+        max_new_tokens: int | None,
+        max_length: int,
+    ) -> "Growing":
+        """Read a prediction batch, and add the columns that its rows may need.
+
+        Args:
+            batch: The batch.
+            tokenizer: Its tokenizer.
+            max_new_tokens: How much each row may grow; up to `max_length` tokens if None.
+            max_length: The length of the longest texts that the network was trained on.
+        """
+        shown = batch["attention_mask"].bool()
+        lengths, first = shown.sum(dim=1), shown.long().argmax(dim=1)
+        is_free = max_new_tokens is None
+        most = lengths.clamp(min=max_length) if is_free else lengths + max_new_tokens
+        more = (0, max(int((first + most).max()) - shown.shape[1], 0))
         ids = batch["input_ids"].masked_fill(~shown, tokenizer.pad_token_id)
         given = shown & (ids != tokenizer.mask_token_id)
         return cls(
@@ -46,6 +66,7 @@ class Growing:
             shown=functional.pad(shown, more),
             given=functional.pad(given, more),
             closed=functional.pad(batch["fixed"] & shown, more),
+            most=most,
             mask_id=tokenizer.mask_token_id,
             pad_id=tokenizer.pad_token_id,
         )
@@ -69,7 +90,7 @@ class Growing:
     @property
     def room(self) -> Int64[Tensor, " batch"]:
         """How many tokens a row can still take."""
-        return self.ids.shape[1] - self._first[:, 0] - self.shown.sum(dim=1)
+        return self.most - self.shown.sum(dim=1)
 
     @property
     def width(self) -> int:
@@ -82,8 +103,8 @@ class Growing:
 
     def keep(self, rows: Bool[Tensor, " batch"]) -> "Growing":
         """Return some of the texts."""
-        held = {name: getattr(self, name)[rows] for name in ("ids", "shown", "given", "closed")}
-        return replace(self, **held)
+        names = ("ids", "shown", "given", "closed", "most")
+        return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
     def write(
         self,

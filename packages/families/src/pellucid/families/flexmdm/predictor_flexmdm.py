@@ -49,7 +49,7 @@ class FlexMDMPredictor(PromptedPredictor[FlexMDMPredictionBatch, FlexMDMPredicti
 
     Args:
         max_steps: The most network evaluations of a row, at least 2.
-        max_new_tokens: How much a text may grow; up to the `max_length` of the model if None.
+        max_new_tokens: How much each text may grow; to the `max_length` of the model if None.
         tokenizer: Filled in by the harness if None.
         model: The network; filled in by the harness if None.
         noise_schedule: A `FlexMDMNoiseSchedule`; filled in by the harness if None, and linear if
@@ -145,10 +145,12 @@ class FlexMDMPredictor(PromptedPredictor[FlexMDMPredictionBatch, FlexMDMPredicti
         """
         del batch_idx, dataloader_idx, dataloader_name
         self._check()
-        room = self.max_new_tokens
-        if room is None:
-            room = max(self.model.max_length - batch["input_ids"].shape[1], 0)
-        texts = Growing.of(batch, tokenizer=self.tokenizer, max_new_tokens=room)
+        texts = Growing.of(
+            batch,
+            tokenizer=self.tokenizer,
+            max_new_tokens=self.max_new_tokens,
+            max_length=self.model.max_length,
+        )
         run = _Run(texts, RowStreams.of(batch, self.generator))
         with evaluating(self.model):
             for step in range(self.max_steps - 1):
