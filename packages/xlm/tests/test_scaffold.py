@@ -58,7 +58,9 @@ def test_names_are_replaced_where_they_are_meant_and_nowhere_else():
 def test_nothing_of_the_old_name_is_left_and_the_way_back_is_exact(name, parent):
     # A name that no word of the sources is, or is in.
     new = FamilyName(f"q{name}", f"Q{name.title()}", f"{parent}q{name}")
-    for path in STARTER.directory.rglob("*_starter.*"):
+    sources = [*STARTER.directory.rglob("*_starter.py"), *STARTER.directory.rglob("*.yaml")]
+    assert len(sources) > 10
+    for path in sources:
         text = path.read_text(encoding="utf-8")
         renamed = STARTER.names.rename(text, new)
         assert "starter" not in renamed.replace(name, "").lower()
