@@ -119,7 +119,7 @@ def values_of(new: FamilyName, source: Source, package: Mapping[str, str]) -> di
         "distribution": new.name.replace("_", "-"),
         "experiment": source.names.rename(source.experiment, new),
         "drawing": ", ".join(json.dumps(override) for override in source.drawing),
-        "overfit_steps": "150" if source.names.name == STARTER else "300",
+        "overfit_steps": "150" if source.names.name == STARTER else "600",
         "origin": source.origin,
         "about": f"{about} {source.origin}".strip(),
         "parts": describe_parts(package),

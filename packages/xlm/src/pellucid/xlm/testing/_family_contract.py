@@ -59,10 +59,12 @@ class FamilyContract(ABC):
 
     Attributes:
         overfit_steps: Optimizer steps in which the examples can be learned by heart.
+        overfit_copies: How often each example is in a batch of those, with noise of its own.
         learning_rate: Of AdamW.
     """
 
     overfit_steps: int = 300
+    overfit_copies: int = 1
     learning_rate: float = 3e-3
 
     @abstractmethod
@@ -91,10 +93,14 @@ class FamilyContract(ABC):
     def prompts_before_and_after(
         self, parts: FamilyParts, batch: Mapping[str, Any], preds: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor]:
-        """Return the given tokens of a batch, and what stands in their place in the output."""
+        """Return the given tokens of a batch, and what stands in their place in the output.
+
+        Where a batch says which of its tokens are fixed, the others may move: EOS, for one.
+        """
         given = batch["input_ids"]
         is_free = (given == parts.tokenizer.mask_token_id) | (given == parts.tokenizer.pad_token_id)
-        return given[~is_free], preds["ids"][:, : given.shape[1]][~is_free]
+        stays = ~is_free & batch.get("fixed", torch.ones_like(is_free))
+        return given[stays], preds["ids"][:, : given.shape[1]][stays]
 
     def test_it_learns_examples_by_heart(self) -> None:
         """After enough steps on a few examples, their prompts are completed exactly."""
@@ -197,7 +203,7 @@ class FamilyContract(ABC):
         )
         for step in range(self.overfit_steps):
             optimizer.zero_grad()
-            self._compute(parts, step)["loss"].backward()
+            self._compute(parts, step, n_copies=self.overfit_copies)["loss"].backward()
             optimizer.step()
 
     def _loss(self, parts: FamilyParts, *, step: int) -> float:
@@ -205,11 +211,11 @@ class FamilyContract(ABC):
         with torch.no_grad():
             return float(self._compute(parts, step)["loss"])
 
-    def _compute(self, parts: FamilyParts, step: int) -> Mapping[str, Any]:
+    def _compute(self, parts: FamilyParts, step: int, *, n_copies: int = 1) -> Mapping[str, Any]:
         # As the harness and the loader do it: each batch has a seed of its own.
         for part in (parts.collator, parts.loss):
             part.generator = torch.Generator().manual_seed(seed_at(0, step))
-        return parts.loss(parts.collator(parts.examples))
+        return parts.loss(parts.collator([*parts.examples] * n_copies))
 
     def _generate(self, parts: FamilyParts) -> list[list[int]]:
         # In double precision no completion hangs on the order of a sum.
