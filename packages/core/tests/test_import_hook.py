@@ -146,23 +146,23 @@ def module(tmp_path_factory):
 
 ROWS, ROW = torch.zeros(2, 3), torch.zeros(2)
 RIGHT = {
-    "plain": lambda m: m.plain(2, by=3),
-    "axes": lambda m: m.axes(ROWS, ROW),
-    "text": lambda m: m.later(1),
-    "nothing": lambda m: m.says_nothing(1),
-    "overload": lambda m: m.either("a"),
-    "async": lambda m: asyncio.run(m.soon(1)),
-    "async axes": lambda m: asyncio.run(m.sum_soon(ROWS)),
-    "generator": lambda m: list(m.several(1, 2, name="a")),
-    "context": lambda m: m.within(1).__enter__(),
-    "nested": lambda m: m.outer(1)(2),
-    "dataclass": lambda m: m.Pair(1, ROWS, ROW),
-    "property": lambda m: m.Pair(1, ROWS).twice + m.Pair(1, ROWS).thrice,
-    "class": lambda m: m.Pair.of(1),
-    "static": lambda m: m.Pair.double(1),
-    "fields": lambda m: m.Wider("a"),
-    "by hand": lambda m: m.ByHand(1),
-    "method": lambda m: m.Plain(1, y=2),
+    "plain": (lambda m: m.plain(2, by=3), 6),
+    "axes": (lambda m: m.axes(ROWS + 1, ROW + 2).tolist(), [4.0, 4.0, 4.0]),
+    "text": (lambda m: m.later(1), None),
+    "nothing": (lambda m: m.says_nothing(1), 1),
+    "overload": (lambda m: m.either("a"), "a"),
+    "async": (lambda m: asyncio.run(m.soon(1)), 1),
+    "async axes": (lambda m: asyncio.run(m.sum_soon(ROWS + 1)).tolist(), [2.0, 2.0, 2.0]),
+    "generator": (lambda m: list(m.several(1, 2, name="a")), [1, 2]),
+    "context": (lambda m: m.within(1).__enter__(), 1),
+    "nested": (lambda m: m.outer(1)(2), 3),
+    "dataclass": (lambda m: m.Pair(1, ROWS, ROW).y is ROW, True),
+    "property": (lambda m: (m.Pair(1, ROWS).twice, m.Pair(1, ROWS).thrice), (2, 3)),
+    "class": (lambda m: m.Pair.of(1).x, 1),
+    "static": (lambda m: m.Pair.double(1), 2),
+    "fields": (lambda m: m.Wider("a").name, "a"),
+    "by hand": (lambda m: m.ByHand(1).x, 1),
+    "method": (lambda m: m.Plain(1, y=2).x, 1),
 }
 WRONG = {
     "argument": lambda m: m.plain("a"),
@@ -191,9 +191,9 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("call", RIGHT.values(), ids=RIGHT)
-def test_what_keeps_to_its_annotations_passes(module, call):
-    call(module)
+@pytest.mark.parametrize(("call", "expected"), RIGHT.values(), ids=RIGHT)
+def test_what_keeps_to_its_annotations_does_what_it_did(module, call, expected):
+    assert call(module) == expected
 
 
 @pytest.mark.parametrize("call", WRONG.values(), ids=WRONG)
